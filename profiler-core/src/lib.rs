@@ -1,0 +1,22 @@
+//! The seams of omniprof: what flows between drivers, profiled processes, files and readers.
+//!
+//! A [`backend`] turns what a driver hands over into [`record`]s and gives them to a [`sink`]; the
+//! spool writer behind the sink appends them to a file; readers turn that file into traces. A
+//! controller and the agents in the profiled processes talk in [`control`] messages. This crate
+//! holds the formats and the contracts of all of them and depends on none.
+//!
+//! `unsafe` is confined to the plugin door, the thread-local chunks and one instruction that reads
+//! the time stamp counter.
+
+pub mod backend;
+pub mod clock;
+pub mod control;
+pub mod error;
+pub mod identity;
+pub mod null;
+pub mod probe;
+pub mod record;
+pub mod registry;
+pub mod schedule;
+pub mod sink;
+pub mod tsc;

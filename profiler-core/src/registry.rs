@@ -1,0 +1,168 @@
+//! Which backends there are, and which one records.
+
+use crate::backend::{BackendId, BackendRole, ProfilerBackend};
+use crate::probe::ProbeReport;
+
+/// A linked backend, registered with [`inventory::submit!`].
+///
+/// A backend crate that nothing names is not linked and registers nothing: the one place that
+/// names them is `linked.rs` of the agent.
+pub struct BackendRegistration {
+    /// The id, as [`BackendId::parse`] takes it.
+    pub id: &'static str,
+    /// What it records.
+    pub role: BackendRole,
+    /// Of several available device backends the highest records.
+    pub priority: u32,
+    /// Makes it. Does nothing else: no library, no thread.
+    pub make: fn() -> Box<dyn ProfilerBackend>,
+}
+
+inventory::collect!(BackendRegistration);
+
+/// A backend of this process.
+pub struct RegisteredBackend {
+    /// What it records.
+    pub role: BackendRole,
+    /// Of several available device backends the highest records.
+    pub priority: u32,
+    /// The backend.
+    pub backend: Box<dyn ProfilerBackend>,
+}
+
+impl RegisteredBackend {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> BackendId {
+        self.backend.id()
+    }
+}
+
+/// The backends of this process, highest priority first, then by id.
+#[derive(Default)]
+pub struct BackendRegistry {
+    backends: Vec<RegisteredBackend>,
+}
+
+impl BackendRegistry {
+    /// No backends.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// All linked backends.
+    #[must_use]
+    pub fn linked() -> Self {
+        let mut registry = Self::empty();
+        let mut registrations: Vec<_> =
+            inventory::iter::<BackendRegistration>.into_iter().collect();
+        registrations.sort_by_key(|r| (std::cmp::Reverse(r.priority), r.id));
+        for registration in registrations {
+            let backend = RegisteredBackend {
+                role: registration.role,
+                priority: registration.priority,
+                backend: (registration.make)(),
+            };
+            // Of two linked backends of one id the first in order stays.
+            let _taken: Result<(), RefusedBackend> = registry.add(backend);
+        }
+        registry
+    }
+
+    /// Adds a backend.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusedBackend`] where the id is taken: one id, one backend.
+    pub fn add(&mut self, backend: RegisteredBackend) -> Result<(), RefusedBackend> {
+        let id = backend.id();
+        if self.find(&id).is_some() {
+            return Err(RefusedBackend { id });
+        }
+        self.backends.push(backend);
+        self.backends.sort_by_key(|b| (std::cmp::Reverse(b.priority), b.id()));
+        Ok(())
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &RegisteredBackend> {
+        self.backends.iter()
+    }
+
+    /// The backend of that id.
+    #[must_use]
+    pub fn find(&self, id: &BackendId) -> Option<&RegisteredBackend> {
+        self.backends.iter().find(|backend| backend.id() == *id)
+    }
+
+    /// Picks the device backend for a session, and says why.
+    ///
+    /// `forced` names one; otherwise the available one of highest priority records. Reports are
+    /// in the order of the backends that were asked.
+    #[must_use]
+    pub fn select_device(&self, forced: Option<&BackendId>) -> Selection {
+        let mut reports = Vec::new();
+        let mut chosen = None;
+        for candidate in self.iter().filter(|b| b.role == BackendRole::Device) {
+            let id = candidate.id();
+            if forced.is_some_and(|forced| *forced != id) {
+                continue;
+            }
+            let report = candidate.backend.probe();
+            if chosen.is_none() && report.is_available() {
+                chosen = Some(id.clone());
+            }
+            reports.push((id, report));
+        }
+        let why = explain(chosen.as_ref(), forced, &reports);
+        Selection { chosen, why, reports }
+    }
+}
+
+fn explain(
+    chosen: Option<&BackendId>,
+    forced: Option<&BackendId>,
+    reports: &[(BackendId, ProbeReport)],
+) -> String {
+    match (chosen, forced) {
+        (Some(id), Some(_)) => format!("`{id}` was asked for and is available"),
+        (Some(id), None) => format!("`{id}` is the available device backend of highest priority"),
+        (None, Some(id)) => match reports.first() {
+            None => format!("`{id}` was asked for; this process has no such device backend"),
+            Some((_, report)) => format!("`{id}` was asked for; {}", reason_of(report)),
+        },
+        (None, None) if reports.is_empty() => "this process has no device backend".to_owned(),
+        (None, None) => {
+            let reasons: Vec<String> =
+                reports.iter().map(|(id, r)| format!("`{id}`: {}", reason_of(r))).collect();
+            format!("no device backend is available ({})", reasons.join("; "))
+        }
+    }
+}
+
+fn reason_of(report: &ProbeReport) -> &str {
+    match report {
+        ProbeReport::Available { .. } => "available",
+        ProbeReport::Unavailable { reason } => &reason.message,
+    }
+}
+
+/// Which device backend records, and why.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The backend, `None` = none.
+    pub chosen: Option<BackendId>,
+    /// One sentence for manifests.
+    pub why: String,
+    /// What each asked backend answered.
+    pub reports: Vec<(BackendId, ProbeReport)>,
+}
+
+/// A backend was not added: its id is taken.
+#[derive(Debug, thiserror::Error)]
+#[error("backend `{id}` is refused: this process already has a backend of that id")]
+pub struct RefusedBackend {
+    /// The id.
+    pub id: BackendId,
+}

@@ -1,0 +1,2 @@
+//! The `omniprof` command.
+fn main() {}
