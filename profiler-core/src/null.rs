@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{
-    BackendId, ProfileSession, ProfilerBackend, SessionConfig, SessionSummary,
-};
+use crate::backend::{BackendId, ProfileSession, ProfilerBackend, SessionConfig, SessionSummary};
 use crate::clock::{ClockDomain, ClockSource};
 use crate::error::BackendError;
 use crate::probe::ProbeReport;

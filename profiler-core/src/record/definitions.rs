@@ -10,6 +10,8 @@ use super::fields::rows;
 use super::{HeapRef, StringId};
 
 rows! {
+    const DEFINITION_SCHEMAS;
+
     /// A string.
     StringDef = 256, "string" {
         /// The text, UTF-8.
@@ -162,8 +164,9 @@ rows! {
 }
 
 /// A frame of a [`StackDef`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Frame {
     /// An instruction's address, 0 where the frame has a name only. Of all frames but the

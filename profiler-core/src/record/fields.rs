@@ -83,7 +83,7 @@ pub enum Role {
 
 /// Declares rows: the struct, its layout table and its [`Row`] implementation.
 macro_rules! rows {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal {
+    (const $schemas:ident; $($(#[$doc:meta])* $name:ident = $number:literal, $text:literal {
         $($(#[$field_doc:meta])* $field:ident : $type:ty = $role:ident,)*
     })*) => {
         $(
@@ -119,7 +119,7 @@ macro_rules! rows {
         )*
 
         /// The layouts declared here, in the order of their numbers.
-        pub(super) const SCHEMAS: &[&$crate::record::Schema] =
+        pub(super) const $schemas: &[&$crate::record::Schema] =
             &[$(<$name as $crate::record::Row>::SCHEMA),*];
     };
 }

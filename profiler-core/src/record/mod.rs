@@ -32,8 +32,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Rows have numbers below [`RecordKind::FIRST_DEFINITION`], definitions from there on. A number
 /// is never given twice; kinds of other producers than this project start at
 /// [`RecordKind::FIRST_FOREIGN`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(transparent)]
 pub struct RecordKind(pub u16);
 
@@ -52,7 +53,7 @@ impl RecordKind {
     /// The layout of this kind, if this build knows it.
     #[must_use]
     pub fn schema(self) -> Option<&'static Schema> {
-        rows::SCHEMAS.iter().chain(definitions::SCHEMAS).copied().find(|s| s.kind == self)
+        schemas().find(|schema| schema.kind == self)
     }
 
     /// The name of this kind as manifests and tables print it (`kernel`, `api_call`), if known.
@@ -79,7 +80,7 @@ impl fmt::Display for RecordKind {
 
 /// The layouts of all kinds that this build knows, rows first, in the order of their numbers.
 pub fn schemas() -> impl Iterator<Item = &'static Schema> {
-    rows::SCHEMAS.iter().chain(definitions::SCHEMAS).copied()
+    ROW_SCHEMAS.iter().chain(DEFINITION_SCHEMAS).copied()
 }
 
 macro_rules! stream_local_id {
@@ -117,8 +118,9 @@ stream_local_id! {
 }
 
 /// Bytes in the heap of the batch or block that holds the row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct HeapRef {
     /// Where the bytes begin, in bytes from the heap's start.

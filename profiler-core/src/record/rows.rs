@@ -20,6 +20,8 @@ pub mod flag {
 }
 
 rows! {
+    const ROW_SCHEMAS;
+
     /// A kernel that ran on a device.
     Kernel = 1, "kernel" {
         /// When it began to run.
