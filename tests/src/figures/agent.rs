@@ -1,0 +1,15 @@
+//! The agent: idle cost, spans, windows of many workers. Printed in the group `cpu`.
+
+use super::FigureEntry;
+
+/// The figures.
+#[must_use]
+pub fn figures() -> Vec<FigureEntry> {
+    Vec::new()
+}
+
+/// Processes of these figures' own.
+#[must_use]
+pub fn helpers() -> Vec<super::helper::Helper> {
+    Vec::new()
+}

@@ -1,0 +1,15 @@
+//! Stopping four workers, followed and unfollowed.
+
+use super::FigureEntry;
+
+/// The figures.
+#[must_use]
+pub fn figures() -> Vec<FigureEntry> {
+    Vec::new()
+}
+
+/// Processes of these figures' own.
+#[must_use]
+pub fn helpers() -> Vec<super::helper::Helper> {
+    Vec::new()
+}
