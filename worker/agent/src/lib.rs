@@ -1,1 +1,3 @@
-//! agent
+//! All of omniprof that runs inside a profiled process.
+
+pub mod link;
