@@ -19,4 +19,5 @@ pub mod record;
 pub mod registry;
 pub mod schedule;
 pub mod sink;
+pub mod trace_path;
 pub mod tsc;
