@@ -1,4 +1,13 @@
 //! When a session records: delays, steps, windows and limits.
+//!
+//! [`Schedule`] and [`Limits`] are what a controller asks for; [`Machine`] turns them, steps and
+//! time into windows. It is pure: it reads no clock and owns no thread.
+
+mod machine;
+#[cfg(test)]
+mod tests;
+
+pub use machine::{Machine, Output, ScheduleError, StopCause};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +51,8 @@ pub struct Schedule {
 /// When a session ends at the latest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Time inside windows, counted from the first window's begin; `None` = only `max_session_ms`.
+    /// Time from the first window's begin, the gaps between windows included; `None` = only
+    /// `max_session_ms`.
     pub duration_ms: Option<u64>,
     /// Steps inside windows, over all windows.
     pub max_steps: Option<u64>,
