@@ -19,5 +19,6 @@ pub mod record;
 pub mod registry;
 pub mod schedule;
 pub mod sink;
+pub mod socket_path;
 pub mod trace_path;
 pub mod tsc;

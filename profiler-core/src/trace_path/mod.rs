@@ -17,6 +17,8 @@ mod label;
 mod policy;
 mod root;
 mod session_id;
+#[cfg(test)]
+mod tests;
 
 pub use aside::AsideFile;
 pub use error::TraceRootError;
