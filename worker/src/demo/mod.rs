@@ -6,10 +6,26 @@
 //! stage to stage over Unix sockets. What is profiled is nothing special: each stage embeds the
 //! agent as any worker would, and the demo asks for the profile as any user would.
 
+mod denoiser;
+mod diffusion;
+mod frames;
+mod interrupt;
+mod pipeline;
+mod ranks;
+mod stage;
+mod talker;
+mod thinker;
+mod transformer;
+mod weights;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+
+use interrupt::Interrupt;
+use pipeline::Pipeline;
 
 /// Runs a pipeline of three stages on this machine's processors and profiles a few requests.
 #[derive(Args, Clone, Debug)]
@@ -55,14 +71,31 @@ pub struct StageArgs {
     /// The process that started this one.
     #[arg(long)]
     pub parent: u32,
+    /// Do not look for a profiler.
+    #[arg(long)]
+    pub unprofiled: bool,
 }
 
 /// Runs the demo.
-pub fn run(_args: DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the demo is not there yet")
+pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::listen()?;
+    let mut pipeline = Pipeline::start(None, &interrupt)?;
+    let begin = Instant::now();
+    for request in 0..args.requests {
+        pipeline.submit(if request == 1 { 4 } else { 1 })?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while pipeline.open_requests() > 0 {
+        let done = pipeline.next_done(deadline, &interrupt)?;
+        eprintln!("{done:?} {:?}", begin.elapsed());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a stage process.
-pub fn run_stage(_args: StageArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the demo is not there yet")
+pub fn run_stage(args: StageArgs) -> anyhow::Result<ExitCode> {
+    stage::run(&args)
 }
+
+/// A step of the model's loop.
+fn step() {}

@@ -1,0 +1,90 @@
+//! A stage process: joins the pipeline, and works until the stage before it closes.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+use super::frames::{self, Connect, ToFront};
+use super::ranks::Ranks;
+use super::{StageArgs, diffusion, talker, thinker};
+
+/// The connections of a stage.
+pub(super) struct Wires {
+    /// The stage before: the front for stage 0.
+    pub(super) before: UnixStream,
+    /// The front, to which results go.
+    pub(super) front: UnixStream,
+    /// The replicas of the stage after.
+    pub(super) after: Vec<UnixStream>,
+    /// The other ranks.
+    pub(super) ranks: Ranks,
+}
+
+/// Runs a stage to its end.
+pub(super) fn run(args: &StageArgs) -> anyhow::Result<ExitCode> {
+    die_with_parent(args.parent)?;
+    let wires = join(args)?;
+    match (args.stage, args.rank) {
+        (0, 0) => thinker::lead(wires)?,
+        (0, 1) => thinker::follow(wires)?,
+        (1, 0) => talker::run(wires)?,
+        (2, 0) => diffusion::run(wires)?,
+        (stage, rank) => anyhow::bail!("the demo has no stage {stage} with a rank {rank}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The socket on which a stage's replica waits for the stage before.
+pub(super) fn inlet(sockets: &Path, stage: u32, replica: u32) -> PathBuf {
+    sockets.join(format!("stage{stage}.replica{replica}"))
+}
+
+/// The socket on which the front waits for all stages.
+pub(super) fn front(sockets: &Path) -> PathBuf {
+    sockets.join("front")
+}
+
+fn die_with_parent(parent: u32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before the signal was set.
+    let now = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
+    anyhow::ensure!(now == parent, "the process that started this stage is gone");
+    Ok(())
+}
+
+fn join(args: &StageArgs) -> anyhow::Result<Wires> {
+    // Stage 0 listens for its other rank, the others for the stage before.
+    let listener = if args.rank == 0 {
+        let path = inlet(&args.sockets, args.stage, args.replica);
+        Some(UnixListener::bind(&path).with_context(|| path.display().to_string())?)
+    } else {
+        None
+    };
+    let mut front = connect(&front(&args.sockets))?;
+    let (stage, replica, rank) = (args.stage, args.replica, args.rank);
+    frames::write(&mut front, &ToFront::Ready { stage, replica, rank })?;
+    let Connect { next } =
+        frames::read(&mut front)?.context("the demo ended before the pipeline was whole")?;
+
+    let after = next.iter().map(|path| connect(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let (before, ranks) = match (stage, rank, listener) {
+        (0, 0, Some(listener)) => {
+            let (peer, _) = listener.accept()?;
+            (front.try_clone()?, Ranks::Pair { rank: 0, peer })
+        }
+        (0, 1, _) => {
+            let peer = connect(&inlet(&args.sockets, 0, args.replica))?;
+            (peer.try_clone()?, Ranks::Pair { rank: 1, peer })
+        }
+        (_, _, Some(listener)) => (listener.accept()?.0, Ranks::Alone),
+        (_, rank, None) => anyhow::bail!("stage {stage} has no rank {rank}"),
+    };
+    Ok(Wires { before, front, after, ranks })
+}
+
+fn connect(path: &Path) -> anyhow::Result<UnixStream> {
+    UnixStream::connect(path).with_context(|| format!("cannot connect to {}", path.display()))
+}

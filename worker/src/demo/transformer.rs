@@ -1,0 +1,234 @@
+//! A small decoder-only transformer with a key-value cache, whole or split over ranks.
+
+use candle_core::{D, Device, Module as _, Tensor};
+use candle_nn::{Embedding, Linear, RmsNorm, ops, rotary_emb};
+
+use super::ranks::Ranks;
+use super::weights::{Shard, Weights};
+
+/// The sizes of a transformer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// The width of the hidden state.
+    pub(super) width: usize,
+    /// How many blocks.
+    pub(super) layers: usize,
+    /// How many attention heads, over all ranks.
+    pub(super) heads: usize,
+    /// How many tokens it knows.
+    pub(super) vocabulary: usize,
+    /// The longest sequence.
+    pub(super) context: usize,
+}
+
+/// The transformer and the state of one sequence.
+pub(super) struct Transformer {
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    head: Linear,
+    cos: Tensor,
+    sin: Tensor,
+    position: usize,
+}
+
+impl Transformer {
+    /// A rank's part of a transformer of random weights.
+    pub(super) fn new(sizes: Sizes, seed: u64, shard: Shard) -> candle_core::Result<Self> {
+        let mut weights = Weights::new(seed);
+        let embedding = weights.embedding(sizes.vocabulary, sizes.width)?;
+        let mut blocks = Vec::new();
+        for _ in 0..sizes.layers {
+            blocks.push(Block::new(sizes, &mut weights, shard)?);
+        }
+        let head_width = sizes.width / sizes.heads;
+        let mut angles = Vec::new();
+        for position in 0..sizes.context {
+            for pair in 0..head_width / 2 {
+                let frequency = 10_000_f32.powf(-(2.0 * pair as f32) / head_width as f32);
+                angles.push(position as f32 * frequency);
+            }
+        }
+        let angles = Tensor::from_vec(angles, (sizes.context, head_width / 2), &Device::Cpu)?;
+        Ok(Self {
+            embedding,
+            blocks,
+            norm: norm(sizes.width)?,
+            head: weights.linear(sizes.width, sizes.vocabulary)?,
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+            position: 0,
+        })
+    }
+
+    /// Forgets the sequence.
+    pub(super) fn reset(&mut self) {
+        self.position = 0;
+        for block in &mut self.blocks {
+            block.cache = None;
+        }
+    }
+
+    /// Takes tokens and gives the last one's hidden state.
+    pub(super) fn forward(&mut self, tokens: &[u32], ranks: &mut Ranks) -> anyhow::Result<Tensor> {
+        let ids = Tensor::new(tokens, &Device::Cpu)?;
+        let mut x = self.embedding.forward(&ids)?.unsqueeze(0)?;
+        let cos = self.cos.narrow(0, self.position, tokens.len())?;
+        let sin = self.sin.narrow(0, self.position, tokens.len())?;
+        for block in &mut self.blocks {
+            x = block.forward(&x, (&cos, &sin), ranks)?;
+        }
+        self.position += tokens.len();
+        let last = x.narrow(1, tokens.len() - 1, 1)?.contiguous()?;
+        Ok(self.norm.forward(&last)?.flatten_all()?)
+    }
+
+    /// The most likely next token after a hidden state.
+    pub(super) fn next_token(&self, hidden: &Tensor) -> candle_core::Result<u32> {
+        let _span = tracing::info_span!("sample").entered();
+        self.head.forward(&hidden.unsqueeze(0)?)?.argmax(D::Minus1)?.squeeze(0)?.to_scalar()
+    }
+}
+
+struct Block {
+    attention_norm: RmsNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    mlp_norm: RmsNorm,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    head_width: usize,
+    cache: Option<(Tensor, Tensor)>,
+}
+
+impl Block {
+    fn new(sizes: Sizes, weights: &mut Weights, shard: Shard) -> candle_core::Result<Self> {
+        let width = sizes.width;
+        Ok(Self {
+            attention_norm: norm(width)?,
+            query: weights.by_output(width, width, shard)?,
+            key: weights.by_output(width, width, shard)?,
+            value: weights.by_output(width, width, shard)?,
+            output: weights.by_input(width, width, shard)?,
+            mlp_norm: norm(width)?,
+            gate: weights.by_output(width, 4 * width, shard)?,
+            up: weights.by_output(width, 4 * width, shard)?,
+            down: weights.by_input(4 * width, width, shard)?,
+            head_width: width / sizes.heads,
+            cache: None,
+        })
+    }
+
+    fn forward(
+        &mut self,
+        x: &Tensor,
+        rotary: (&Tensor, &Tensor),
+        ranks: &mut Ranks,
+    ) -> anyhow::Result<Tensor> {
+        let partial = self.attention(x, rotary)?;
+        let x = (x + ranks.all_reduce(partial)?)?;
+        let partial = self.mlp(&x)?;
+        Ok((&x + ranks.all_reduce(partial)?)?)
+    }
+
+    fn attention(&mut self, x: &Tensor, rotary: (&Tensor, &Tensor)) -> candle_core::Result<Tensor> {
+        let _span = tracing::info_span!("attention").entered();
+        let (batch, length, _) = x.dims3()?;
+        let x = self.attention_norm.forward(x)?;
+        let heads = |projected: Tensor| {
+            projected.reshape((batch, length, (), self.head_width))?.transpose(1, 2)?.contiguous()
+        };
+        let (cos, sin) = rotary;
+        let query = rotary_emb::rope(&heads(self.query.forward(&x)?)?, cos, sin)?;
+        let key = rotary_emb::rope(&heads(self.key.forward(&x)?)?, cos, sin)?;
+        let value = heads(self.value.forward(&x)?)?;
+        let (key, value) = match &self.cache {
+            Some((keys, values)) => {
+                (Tensor::cat(&[keys, &key], 2)?, Tensor::cat(&[values, &value], 2)?)
+            }
+            None => (key, value),
+        };
+        self.cache = Some((key.clone(), value.clone()));
+        let scale = (self.head_width as f64).powf(-0.5);
+        let mut scores = (query.matmul(&key.t()?)? * scale)?;
+        if length > 1 {
+            scores = scores.broadcast_add(&causal_mask(length, key.dim(2)?)?)?;
+        }
+        let mixed = ops::softmax_last_dim(&scores)?.matmul(&value)?;
+        self.output.forward(&mixed.transpose(1, 2)?.flatten_from(2)?)
+    }
+
+    fn mlp(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let _span = tracing::info_span!("mlp").entered();
+        let x = self.mlp_norm.forward(x)?;
+        let gated = (self.gate.forward(&x)?.silu()? * self.up.forward(&x)?)?;
+        self.down.forward(&gated)
+    }
+}
+
+fn norm(width: usize) -> candle_core::Result<RmsNorm> {
+    let ones = Tensor::ones(width, candle_core::DType::F32, &Device::Cpu)?;
+    Ok(RmsNorm::new(ones, 1e-6))
+}
+
+/// Adds minus infinity where a token would see a later one.
+fn causal_mask(length: usize, seen: usize) -> candle_core::Result<Tensor> {
+    let before = seen - length;
+    let mut mask = Vec::with_capacity(length * seen);
+    for row in 0..length {
+        for column in 0..seen {
+            mask.push(if column > before + row { f32::NEG_INFINITY } else { 0.0 });
+        }
+    }
+    Tensor::from_vec(mask, (length, seen), &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const SIZES: Sizes = Sizes { width: 32, layers: 2, heads: 4, vocabulary: 64, context: 32 };
+
+    fn decode(ranks: &mut Ranks) -> Vec<u32> {
+        let mut model = Transformer::new(SIZES, 7, ranks.shard()).unwrap();
+        let mut hidden = model.forward(&[1, 2, 3], ranks).unwrap();
+        let mut tokens = Vec::new();
+        for _ in 0..8 {
+            tokens.push(model.next_token(&hidden).unwrap());
+            hidden = model.forward(&tokens[tokens.len() - 1..], ranks).unwrap();
+        }
+        tokens
+    }
+
+    #[test]
+    fn the_cache_changes_nothing() {
+        let mut model = Transformer::new(SIZES, 7, Shard::WHOLE).unwrap();
+        let whole = model.forward(&[5, 6, 7, 8], &mut Ranks::Alone).unwrap();
+        model.reset();
+        model.forward(&[5, 6], &mut Ranks::Alone).unwrap();
+        model.forward(&[7], &mut Ranks::Alone).unwrap();
+        let stepwise = model.forward(&[8], &mut Ranks::Alone).unwrap();
+        let whole = whole.to_vec1::<f32>().unwrap();
+        let stepwise = stepwise.to_vec1::<f32>().unwrap();
+        for (a, b) in whole.iter().zip(stepwise) {
+            assert!((a - b).abs() < 1e-4, "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn two_ranks_decode_what_one_does() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let other = std::thread::Builder::new()
+            .name("rank-1".to_owned())
+            .spawn(move || decode(&mut Ranks::Pair { rank: 1, peer: right }))
+            .unwrap();
+        let first = decode(&mut Ranks::Pair { rank: 0, peer: left });
+        assert_eq!(first, other.join().unwrap());
+        assert_eq!(first, decode(&mut Ranks::Alone));
+    }
+}
