@@ -102,6 +102,15 @@ impl BackendRegistry {
     /// in the order of the backends that were asked.
     #[must_use]
     pub fn select_device(&self, forced: Option<&BackendId>) -> Selection {
+        self.select_device_by(forced, |candidate| candidate.backend.probe())
+    }
+
+    /// Like [`BackendRegistry::select_device`], with backends asked in the caller's way.
+    pub fn select_device_by(
+        &self,
+        forced: Option<&BackendId>,
+        mut probe: impl FnMut(&RegisteredBackend) -> ProbeReport,
+    ) -> Selection {
         let mut reports = Vec::new();
         let mut chosen = None;
         for candidate in self.iter().filter(|b| b.role == BackendRole::Device) {
@@ -109,7 +118,7 @@ impl BackendRegistry {
             if forced.is_some_and(|forced| *forced != id) {
                 continue;
             }
-            let report = candidate.backend.probe();
+            let report = probe(candidate);
             if chosen.is_none() && report.is_available() {
                 chosen = Some(id.clone());
             }
