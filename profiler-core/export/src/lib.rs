@@ -1,1 +1,7 @@
-//! export
+//! From spools to traces, outside the profiled process.
+//!
+//! [`capture`] reads one or more spools, applies the windows, resolves what the ids mean and puts
+//! every instant on one axis; the formats read its rows and nothing else.
+
+pub mod capture;
+pub mod symbolize;

@@ -1,0 +1,622 @@
+//! One spool: the survey ahead, and the rows behind it.
+
+use std::collections::BTreeMap;
+
+use profiler_core::clock::ClockDomain;
+use profiler_core::record::{
+    ApiCall, ClockTuple, Communication, Counter, ExternalCorrelation, GraphNodeDef, Kernel,
+    LaunchConfigDef, LossCause, Marker, Memcpy, Memory, Memset, Operator, Overhead, RecordKind,
+    Row, Sample, Span, StackDef, Step, StringDef, Synchronization,
+};
+use profiler_core::sink::{StreamId, StreamInfo};
+use zerocopy::FromBytes as _;
+
+use super::definitions::StreamIds;
+use super::launches::Launches;
+use super::rows::{CaptureRow, Waiting};
+use super::source::{BlockSource, Input, LeftOut, Origin, SourceBlock};
+use super::survey::Survey;
+use super::time::TimeMap;
+use super::window::{Belongs, Windows};
+use super::worker::{ClockJoin, JoinedBy, LossInfo, Worker};
+use super::{CaptureError, CaptureOptions, Delivery, Place, WindowSpan, prefix_rows};
+
+/// One spool being read.
+pub(super) struct WorkerReader {
+    source: Box<dyn BlockSource>,
+    ahead: Box<dyn BlockSource>,
+    survey: Survey,
+    /// The survey's version that `windows`, the maps and the worker were made from.
+    taken_version: u64,
+    shift: i64,
+    clock: ClockJoin,
+    slice: Option<(u64, u64)>,
+    spans: Vec<WindowSpan>,
+    windows: Windows,
+    streams: BTreeMap<u32, StreamState>,
+    launches: Launches,
+    waiting: Waiting,
+    /// Whether the source stands at a block that lies past what can be placed.
+    held: bool,
+    /// The latest instant handed out since the newest window was known to be open.
+    handed_out: u64,
+    scratch: Vec<u64>,
+}
+
+struct StreamState {
+    info: StreamInfo,
+    ids: StreamIds,
+    map: TimeMap,
+    map_version: u64,
+}
+
+/// Rows that may wait for their launch, of each kind.
+const MAX_WAITING: usize = 32 * 1024;
+
+/// The order of workers: stage by stage, replica by replica, rank by rank.
+pub(super) fn order(origin: &Origin) -> (u32, u32, u32, &str, &str, u32, &str) {
+    let worker = &origin.worker;
+    let known = |number: Option<u32>| number.unwrap_or(u32::MAX);
+    (
+        known(worker.stage),
+        known(worker.replica),
+        known(worker.rank),
+        worker.role.as_deref().unwrap_or(""),
+        &worker.host,
+        worker.pid,
+        &worker.key,
+    )
+}
+
+fn is_read(kind: RecordKind) -> bool {
+    [
+        Kernel::KIND,
+        ApiCall::KIND,
+        Memcpy::KIND,
+        Memset::KIND,
+        Memory::KIND,
+        Communication::KIND,
+        Synchronization::KIND,
+        Overhead::KIND,
+        Operator::KIND,
+        Span::KIND,
+        Marker::KIND,
+        Counter::KIND,
+        Sample::KIND,
+        ExternalCorrelation::KIND,
+        Step::KIND,
+        StringDef::KIND,
+        StackDef::KIND,
+        LaunchConfigDef::KIND,
+        GraphNodeDef::KIND,
+    ]
+    .contains(&kind)
+}
+
+impl WorkerReader {
+    pub(super) fn open(input: Input) -> Result<Self, CaptureError> {
+        Ok(Self {
+            source: input.open()?,
+            ahead: input.open()?,
+            survey: Survey::default(),
+            taken_version: 0,
+            shift: 0,
+            clock: ClockJoin {
+                by: JoinedBy::Monotonic,
+                error_ns: 0,
+                realtime_offset_ns: 0,
+                boottime_offset_ns: 0,
+            },
+            slice: None,
+            spans: Vec::new(),
+            windows: Windows::default(),
+            streams: BTreeMap::new(),
+            launches: Launches::default(),
+            waiting: Waiting::default(),
+            held: false,
+            handed_out: 0,
+            scratch: Vec::new(),
+        })
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        self.source.origin()
+    }
+
+    pub(super) fn poll(&mut self) -> Result<(), CaptureError> {
+        self.survey.poll(self.ahead.as_mut())
+    }
+
+    /// Whether somebody may still write what matters.
+    pub(super) fn may_grow(&self) -> Result<bool, CaptureError> {
+        if self.ahead.is_closed() {
+            return Ok(false);
+        }
+        self.ahead.writer_alive()
+    }
+
+    pub(super) fn survey_is_closed(&self) -> bool {
+        self.ahead.is_closed()
+    }
+
+    /// Whether enough is known to put this worker beside others: a window began, and a clock
+    /// tuple lies behind its beginning.
+    pub(super) fn can_be_joined(&self) -> bool {
+        match (self.survey.windows.first(), self.survey.tuples.last()) {
+            (Some(begin), Some(tuple)) => begin <= tuple.monotonic,
+            _ => false,
+        }
+    }
+
+    pub(super) fn placed_until(&self) -> u64 {
+        self.survey.placed_until().saturating_add_signed(self.shift)
+    }
+
+    pub(super) fn left_out(&self) -> LeftOut {
+        self.source.left_out()
+    }
+
+    pub(super) fn first_window(&self) -> Option<u64> {
+        self.survey.windows.first()
+    }
+
+    pub(super) fn clock_error_ns(&self) -> u64 {
+        self.tuples().iter().map(|t| u64::from(t.error_ns)).max().unwrap_or(0)
+    }
+
+    /// The tuple nearest to the first window's begin.
+    pub(super) fn reference_tuple(&self) -> ClockTuple {
+        let begin = self.survey.windows.first().unwrap_or(0);
+        self.tuples()
+            .into_iter()
+            .filter(|t| t.realtime != 0)
+            .min_by_key(|t| t.monotonic.abs_diff(begin))
+            .unwrap_or_default()
+    }
+
+    /// The clock tuples, or what comes nearest to one where the spool has none.
+    fn tuples(&self) -> Vec<ClockTuple> {
+        if !self.survey.tuples.is_empty() {
+            return self.survey.tuples.clone();
+        }
+        let created = self.source.origin().created;
+        if created.monotonic_ns == 0 {
+            return Vec::new();
+        }
+        vec![ClockTuple {
+            monotonic: created.monotonic_ns,
+            realtime: created.realtime_ns,
+            ..ClockTuple::default()
+        }]
+    }
+
+    pub(super) fn join(&mut self, shift: i64, clock: ClockJoin) {
+        self.shift = shift;
+        self.clock = clock;
+    }
+
+    pub(super) fn describe(&mut self, index: usize, slice: Option<(u64, u64)>) -> Worker {
+        self.slice = slice;
+        let origin = self.source.origin();
+        let mut worker = Worker {
+            index,
+            session: origin.session.clone(),
+            prefix: origin.prefix.clone(),
+            identity: origin.worker.clone(),
+            writer: origin.writer.clone(),
+            facts: BTreeMap::new(),
+            windows: Vec::new(),
+            end: 0,
+            complete: false,
+            losses: Vec::new(),
+            modules: Vec::new(),
+            threads: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            stream_names: BTreeMap::new(),
+            clock: self.clock,
+        };
+        self.take_over(&mut worker);
+        worker
+    }
+
+    /// Takes over what the survey found since the last time.
+    pub(super) fn update(
+        &mut self,
+        worker: &mut Worker,
+        _options: CaptureOptions,
+    ) -> Result<(), CaptureError> {
+        worker.complete = self.ahead.is_closed();
+        if self.taken_version == self.survey.version {
+            return Ok(());
+        }
+        let open = self.spans.iter().find(|span| span.end.is_none()).copied();
+        self.take_over(worker);
+        let Some(open) = open else { return Ok(()) };
+        let Some(now) = self.spans.iter().find(|span| span.window == open.window) else {
+            return Ok(());
+        };
+        let Some(end) = now.end else { return Ok(()) };
+        if end <= self.handed_out {
+            return Err(CaptureError::WindowMoved {
+                window: open.window,
+                behind_ns: self.handed_out - end,
+            });
+        }
+        self.handed_out = 0;
+        Ok(())
+    }
+
+    fn take_over(&mut self, worker: &mut Worker) {
+        self.taken_version = self.survey.version;
+        self.spans = self.survey.windows.spans(self.shift);
+        self.windows = Windows::new(&self.spans, self.slice);
+        let survey = &self.survey;
+        worker.facts.clone_from(&survey.facts);
+        worker.windows.clone_from(&self.spans);
+        let newest = survey.newest().saturating_add_signed(self.shift);
+        worker.end = match self.spans.iter().any(|span| span.end.is_none()) {
+            true => newest,
+            false => self.spans.iter().filter_map(|span| span.end).max().unwrap_or(newest),
+        };
+        worker.complete = self.ahead.is_closed();
+        worker.modules = survey.modules.iter().cloned().collect();
+        worker.threads.clone_from(&survey.threads);
+        worker.processes.clone_from(&survey.processes);
+        worker.devices.clone_from(&survey.devices);
+        worker.contexts.clone_from(&survey.contexts);
+        worker.stream_names.clone_from(&survey.stream_names);
+        let tuples = self.tuples();
+        let mut maps: BTreeMap<(u16, u32), TimeMap> = BTreeMap::new();
+        worker.losses = survey
+            .losses
+            .iter()
+            .map(|(domain, stream, row)| {
+                let map = maps
+                    .entry((domain.number(), *stream))
+                    .or_insert_with(|| TimeMap::new(*domain, *stream, &tuples, self.shift));
+                LossInfo {
+                    from: map.map(row.from),
+                    to: map.map(row.to),
+                    count: row.count,
+                    kind: (row.kind != 0).then_some(RecordKind(row.kind)),
+                    cause: LossCause::from_number(row.cause),
+                }
+            })
+            .collect();
+    }
+
+    /// Goes on to the next block whose instants lie before `limit`; `false` = none now.
+    pub(super) fn advance(&mut self, limit: u64) -> Result<bool, CaptureError> {
+        if !self.held && !self.source.advance(&is_read)? {
+            return Ok(false);
+        }
+        self.held = false;
+        let Some(block) = self.source.block() else { return Ok(false) };
+        if limit == u64::MAX || block.last_time == 0 {
+            return Ok(true);
+        }
+        let (id, last_time) = (block.stream, block.last_time);
+        let info = block.info.cloned();
+        let latest = self.stream(id, info.as_ref()).map.probe(last_time);
+        self.held = latest >= limit;
+        Ok(!self.held)
+    }
+
+    fn stream(&mut self, id: StreamId, info: Option<&StreamInfo>) -> &mut StreamState {
+        let version = self.survey.version;
+        let fresh = self.streams.get(&id.0).is_some_and(|state| state.map_version == version);
+        if !fresh {
+            let info = info.cloned().unwrap_or_else(|| StreamInfo {
+                producer: "unknown".to_owned(),
+                thread: 0,
+                clock: ClockDomain::Monotonic,
+            });
+            let map = TimeMap::new(info.clock, id.0, &self.tuples(), self.shift);
+            let state = self.streams.entry(id.0).or_insert_with(|| StreamState {
+                info,
+                ids: StreamIds::default(),
+                map: TimeMap::default(),
+                map_version: 0,
+            });
+            let before = std::mem::replace(&mut state.map, map);
+            state.map.resume(&before);
+            state.map_version = version;
+        }
+        self.streams.entry(id.0).or_insert_with(|| unreachable!("inserted above"))
+    }
+
+    /// Hands out the rows of the block that the source stands at.
+    pub(super) fn take_block(&mut self, sink: &mut Delivery<'_>) -> Result<(), CaptureError> {
+        let Some(block) = self.source.block() else { return Ok(()) };
+        let (id, kind) = (block.stream, block.kind);
+        if self.streams.get(&id.0).is_none_or(|state| state.map_version != self.survey.version) {
+            let info = block.info.cloned();
+            self.stream(id, info.as_ref());
+        }
+        let Self { source, streams, windows, launches, waiting, scratch, handed_out, .. } = self;
+        let Some(block) = source.block() else { return Ok(()) };
+        let Some(stream) = streams.get_mut(&id.0) else { return Ok(()) };
+        let mut pass = Pass { block, stream, windows, launches, waiting, scratch, handed_out, sink };
+        match kind {
+            Kernel::KIND => pass.take::<Kernel>(),
+            ApiCall::KIND => {
+                pass.take::<ApiCall>()?;
+                self.take_waiting(sink, MAX_WAITING)
+            }
+            Memcpy::KIND => pass.take::<Memcpy>(),
+            Memset::KIND => pass.take::<Memset>(),
+            Memory::KIND => pass.take::<Memory>(),
+            Communication::KIND => pass.take::<Communication>(),
+            Synchronization::KIND => pass.take::<Synchronization>(),
+            Overhead::KIND => pass.take::<Overhead>(),
+            Operator::KIND => pass.take::<Operator>(),
+            Span::KIND => pass.take::<Span>(),
+            Marker::KIND => pass.take::<Marker>(),
+            Counter::KIND => pass.take::<Counter>(),
+            Sample::KIND => pass.take::<Sample>(),
+            ExternalCorrelation::KIND => pass.take::<ExternalCorrelation>(),
+            Step::KIND => pass.take::<Step>(),
+            _ => {
+                pass.define();
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands out the rows whose launch was read since; of those whose launch was not, all but
+    /// the newest `keep` of a kind are judged by their own start.
+    pub(super) fn take_waiting(
+        &mut self,
+        sink: &mut Delivery<'_>,
+        keep: usize,
+    ) -> Result<(), CaptureError> {
+        self.settle::<Kernel>(sink, keep)?;
+        self.settle::<Memcpy>(sink, keep)?;
+        self.settle::<Memset>(sink, keep)?;
+        self.settle::<Memory>(sink, keep)?;
+        self.settle::<Communication>(sink, keep)?;
+        self.settle::<Synchronization>(sink, keep)?;
+        self.settle::<Overhead>(sink, keep)?;
+        self.settle::<ExternalCorrelation>(sink, keep)
+    }
+
+    fn settle<R: CaptureRow>(
+        &mut self,
+        sink: &mut Delivery<'_>,
+        keep: usize,
+    ) -> Result<(), CaptureError> {
+        let Some(rows) = R::waiting(&mut self.waiting) else { return Ok(()) };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut taken = std::mem::take(rows);
+        let mut left = Vec::new();
+        let forced = taken.len().saturating_sub(keep);
+        let mut ready: BTreeMap<u32, Vec<R>> = BTreeMap::new();
+        for (index, waiting) in taken.drain(..).enumerate() {
+            let (stream, mut row) = waiting;
+            let belongs = match self.launches.belongs(row.correlation()) {
+                Some(belongs) => belongs,
+                None if index >= forced => {
+                    left.push((stream, row));
+                    continue;
+                }
+                None if R::HAS_OWN_TIME => self.windows.place(row.start()),
+                None => Belongs::Outside,
+            };
+            if count_outside(belongs, sink.counts) {
+                continue;
+            }
+            fit(&mut row, &self.launches, &self.windows, sink);
+            self.handed_out = self.handed_out.max(row.start());
+            ready.entry(stream.0).or_default().push(row);
+        }
+        if let Some(rows) = R::waiting(&mut self.waiting) {
+            *rows = left;
+        }
+        for (id, rows) in ready {
+            let Some(stream) = self.streams.get(&id) else { continue };
+            deliver(sink, StreamId(id), &stream.info, &[], &rows)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts a row that is in no window.
+#[inline]
+fn count_outside(belongs: Belongs, counts: &mut super::Counts) -> bool {
+    match belongs {
+        Belongs::Inside => return false,
+        Belongs::Warmup => counts.warmup += 1,
+        Belongs::Outside => counts.outside_window += 1,
+    }
+    true
+}
+
+/// Ends an unfinished row and moves instants that contradict each other.
+#[inline]
+fn fit<R: CaptureRow>(row: &mut R, launches: &Launches, windows: &Windows, sink: &mut Delivery<'_>) {
+    let mut start = row.start();
+    if R::BY_LAUNCH
+        && R::HAS_END
+        && let Some(launch) = launches.start(row.correlation())
+        && start < launch
+    {
+        sink.counts.clamped += 1;
+        let end = row.end();
+        start = launch;
+        row.set_start(start);
+        // A clock step moved the whole row.
+        if end != 0 && end < start {
+            row.set_end(start);
+        }
+    }
+    if !R::HAS_END {
+        return;
+    }
+    let end = row.end();
+    if end == 0 {
+        row.mark_unfinished();
+        row.set_end(windows.end_of(start).unwrap_or(sink.worker.end).max(start));
+        return;
+    }
+    if end < start {
+        sink.counts.clamped += 1;
+        row.set_end(start);
+    }
+}
+
+fn deliver<R: CaptureRow>(
+    sink: &mut Delivery<'_>,
+    stream: StreamId,
+    info: &StreamInfo,
+    heap: &[u8],
+    rows: &[R],
+) -> Result<(), CaptureError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    *sink.counts.rows.entry(R::SCHEMA.name).or_default() += rows.len() as u64;
+    let place =
+        Place { worker: sink.worker, stream, info, definitions: &*sink.definitions, heap };
+    R::deliver(sink.consumer, &place, rows).map_err(CaptureError::Consumer)
+}
+
+/// One block on its way.
+struct Pass<'a, 'b> {
+    block: SourceBlock<'a>,
+    stream: &'a mut StreamState,
+    windows: &'a mut Windows,
+    launches: &'a mut Launches,
+    waiting: &'a mut Waiting,
+    scratch: &'a mut Vec<u64>,
+    handed_out: &'a mut u64,
+    sink: &'a mut Delivery<'b>,
+}
+
+impl Pass<'_, '_> {
+    fn take<R: CaptureRow>(&mut self) -> Result<(), CaptureError> {
+        let stride = self.block.stride as usize;
+        let Some(count) = self.block.rows.len().checked_div(stride) else { return Ok(()) };
+        if R::HAS_OWN_TIME && !self.stream.map.is_usable() {
+            self.sink.counts.unmapped += count as u64;
+            return Ok(());
+        }
+        let words = count * size_of::<R>() / 8;
+        if self.scratch.len() < words {
+            self.scratch.resize(words, 0);
+        }
+        let mut kept = 0;
+        let mut latest = *self.handed_out;
+        {
+            use zerocopy::IntoBytes as _;
+            let bytes = self.scratch[..words].as_mut_bytes();
+            let Ok(out) = <[R]>::mut_from_bytes(bytes) else { return Ok(()) };
+            let thread = self.stream.info.thread;
+            let StreamState { ids, map, .. } = &mut *self.stream;
+            let (windows, launches) = (&mut *self.windows, &mut *self.launches);
+            let waiting = &mut *self.waiting;
+            let sink = &mut *self.sink;
+            let id = self.block.stream;
+            prefix_rows::<R>(self.block.rows, self.block.stride, |mut row| {
+                if R::HAS_OWN_TIME {
+                    row.set_start(map.map(row.start()));
+                    if R::HAS_END {
+                        row.set_end(map.map_near(row.end()));
+                    }
+                }
+                let mut belongs = None;
+                if R::BY_LAUNCH && row.correlation() != 0 {
+                    belongs = launches.belongs(row.correlation());
+                    if belongs.is_none()
+                        && let Some(rows) = R::waiting(waiting)
+                    {
+                        row.resolve(ids, thread);
+                        rows.push((id, row));
+                        return;
+                    }
+                }
+                let belongs = belongs.unwrap_or_else(|| windows.place(row.start()));
+                if R::IS_LAUNCH {
+                    launches.note(row.correlation(), row.start(), belongs);
+                }
+                if count_outside(belongs, sink.counts) {
+                    return;
+                }
+                row.resolve(ids, thread);
+                fit(&mut row, launches, windows, sink);
+                latest = latest.max(row.start());
+                if let Some(place) = out.get_mut(kept) {
+                    *place = row;
+                    kept += 1;
+                }
+            });
+        }
+        *self.handed_out = latest;
+        use zerocopy::IntoBytes as _;
+        let bytes = self.scratch[..kept * size_of::<R>() / 8].as_bytes();
+        let Ok(rows) = <[R]>::ref_from_bytes(bytes) else { return Ok(()) };
+        deliver(self.sink, self.block.stream, &self.stream.info, self.block.heap, rows)?;
+        let full = R::waiting(self.waiting).is_some_and(|rows| rows.len() > MAX_WAITING);
+        if full {
+            return self.settle_full::<R>();
+        }
+        Ok(())
+    }
+
+    /// Too many rows wait for launches that do not come: the oldest half is judged by itself.
+    fn settle_full<R: CaptureRow>(&mut self) -> Result<(), CaptureError> {
+        let Some(rows) = R::waiting(self.waiting) else { return Ok(()) };
+        let oldest: Vec<(StreamId, R)> = rows.drain(..MAX_WAITING / 2).collect();
+        let mut ready = Vec::new();
+        for (stream, mut row) in oldest {
+            let belongs = match R::HAS_OWN_TIME {
+                true => self.windows.place(row.start()),
+                false => Belongs::Outside,
+            };
+            if count_outside(belongs, self.sink.counts) {
+                continue;
+            }
+            fit(&mut row, self.launches, self.windows, self.sink);
+            if stream == self.block.stream {
+                ready.push(row);
+            }
+        }
+        deliver(self.sink, self.block.stream, &self.stream.info, &[], &ready)
+    }
+
+    fn define(&mut self) {
+        let Self { block, stream, sink, .. } = self;
+        let (rows, heap, stride) = (block.rows, block.heap, block.stride);
+        let worker = sink.worker.index;
+        let definitions = &mut *sink.definitions;
+        match block.kind {
+            StringDef::KIND => prefix_rows::<StringDef>(rows, stride, |row| {
+                let Some(text) = row.text.text(heap) else { return };
+                let known = stream.ids.strings.resolve(row.id.0);
+                if known != 0
+                    && definitions.string(profiler_core::record::StringId(known)) == text
+                {
+                    return;
+                }
+                stream.ids.strings.define(row.id.0, definitions.intern(&text).0);
+            }),
+            LaunchConfigDef::KIND => prefix_rows::<LaunchConfigDef>(rows, stride, |row| {
+                stream.ids.configs.define(row.id.0, definitions.intern_config(&row).0);
+            }),
+            StackDef::KIND => prefix_rows::<StackDef>(rows, stride, |row| {
+                let Some(frames) = row.frames.of(heap) else { return };
+                let strings = &stream.ids.strings;
+                let id = definitions.intern_stack(worker, row.process, frames, strings);
+                stream.ids.stacks.define(row.id.0, id.0);
+            }),
+            GraphNodeDef::KIND => prefix_rows::<GraphNodeDef>(rows, stride, |row| {
+                let Some(name) = row.name.text(heap) else { return };
+                definitions.name_graph_node(worker, row.node, &name);
+            }),
+            _ => {}
+        }
+    }
+}
