@@ -4,5 +4,5 @@
 //! every instant on one axis; the formats read its rows and nothing else.
 
 pub mod capture;
-pub mod symbolize;
+pub mod stacks;
 pub mod symbolize;

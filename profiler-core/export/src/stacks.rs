@@ -1,0 +1,233 @@
+//! Sampled stacks: names of their frames, and how often each was seen.
+//!
+//! Addresses get their names when all rows were read, once for each frame: a capture that is still
+//! written may tell of a mapped file after the samples in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use profiler_core::record::{Sample, StackId};
+
+use crate::capture::{Definitions, FrameInfo, Worker};
+use crate::symbolize::{ModuleRange, ResolvedFrame, Symbolizer, SymbolizerOptions};
+
+/// The names of a capture's frames.
+#[derive(Debug)]
+pub struct FrameNames {
+    symbolizer: Symbolizer,
+    by_frame: Vec<Option<Arc<[ResolvedFrame]>>>,
+    notes: Vec<String>,
+}
+
+impl FrameNames {
+    /// Knows the modules of all workers, as far as they are known now.
+    #[must_use]
+    pub fn new(workers: &[Worker], options: SymbolizerOptions) -> Self {
+        let mut names =
+            Self { symbolizer: Symbolizer::new(options), by_frame: Vec::new(), notes: Vec::new() };
+        for worker in workers {
+            for module in &worker.modules {
+                names.symbolizer.add_module(worker.index as u32, ModuleRange {
+                    process: module.process,
+                    start: module.start_address,
+                    end: module.end_address,
+                    file_offset: module.file_offset,
+                    path: &module.path,
+                    build_id: &module.build_id,
+                });
+            }
+        }
+        names
+    }
+
+    /// Reads the names of generated code that were copied beside a worker's spool.
+    pub fn load_jit(&mut self, worker: &Worker, spool: &Path) {
+        let process = worker.identity.pid;
+        if let Err(error) = self.symbolizer.load_jit(worker.index as u32, process, spool) {
+            self.notes.push(format!("names of generated code of {}: {error}", spool.display()));
+        }
+    }
+
+    /// The functions of a frame, by its index in [`Definitions::frames`], the innermost (inlined)
+    /// first; never empty.
+    pub fn frames(&mut self, definitions: &Definitions, frame: usize) -> Arc<[ResolvedFrame]> {
+        if let Some(Some(resolved)) = self.by_frame.get(frame) {
+            return resolved.clone();
+        }
+        let resolved = match definitions.frames().get(frame) {
+            Some(info) => self.resolve(definitions, info),
+            None => return Arc::from([unnamed()]),
+        };
+        if self.by_frame.len() <= frame {
+            self.by_frame.resize(frame + 1, None);
+        }
+        self.by_frame[frame] = Some(resolved.clone());
+        resolved
+    }
+
+    fn resolve(&mut self, definitions: &Definitions, info: &FrameInfo) -> Arc<[ResolvedFrame]> {
+        if info.function.is_none() {
+            return self.symbolizer.resolve(info.worker as u32, info.process, info.address);
+        }
+        let file = definitions.string(info.file);
+        Arc::from([ResolvedFrame {
+            function: Arc::from(definitions.string(info.function)),
+            named: true,
+            file: (!file.is_empty()).then(|| Arc::from(file)),
+            line: info.line,
+            module: None,
+            rel_pc: info.address,
+            inlined: false,
+        }])
+    }
+
+    /// What a person should know of names that are missing.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.notes.iter().chain(self.symbolizer.notes()).map(String::as_str)
+    }
+}
+
+fn unnamed() -> ResolvedFrame {
+    ResolvedFrame {
+        function: Arc::from(crate::symbolize::UNKNOWN),
+        named: false,
+        file: None,
+        line: 0,
+        module: None,
+        rel_pc: 0,
+        inlined: false,
+    }
+}
+
+/// The most different (worker, thread, stack, state) that are counted apart; what comes after is
+/// counted without its stack.
+pub const MAX_STACKS: usize = 1 << 20;
+
+/// How much time was sampled in one stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// How many samples.
+    pub samples: u64,
+    /// How much time they stand for, in ns.
+    pub ns: u64,
+}
+
+impl Weight {
+    /// Adds another weight.
+    pub fn add(&mut self, other: Self) {
+        self.samples = self.samples.saturating_add(other.samples);
+        self.ns = self.ns.saturating_add(other.ns);
+    }
+}
+
+/// Whose stack, which, and whether it was seen waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StackKey {
+    /// The worker's index.
+    pub worker: usize,
+    /// The thread.
+    pub thread: u32,
+    /// The stack; `StackId::NONE` = not known.
+    pub stack: StackId,
+    /// Whether the thread waited instead of running.
+    pub waiting: bool,
+}
+
+/// How much time was sampled in each stack.
+#[derive(Clone, Debug, Default)]
+pub struct StackWeights {
+    weights: HashMap<StackKey, Weight>,
+}
+
+/// The state of a sample that was taken while its thread waited.
+const WAITING: u32 = 1;
+
+impl StackWeights {
+    /// Counts samples of a worker.
+    pub fn add(&mut self, worker: &Worker, samples: &[Sample]) {
+        for sample in samples {
+            let mut key = StackKey {
+                worker: worker.index,
+                thread: sample.thread,
+                stack: sample.stack,
+                waiting: sample.state == WAITING,
+            };
+            if self.weights.len() >= MAX_STACKS && !self.weights.contains_key(&key) {
+                key.stack = StackId::NONE;
+                key.thread = 0;
+            }
+            self.weights.entry(key).or_default().add(Weight { samples: 1, ns: sample.weight_ns });
+        }
+    }
+
+    /// The weights, by worker, thread and stack.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<(StackKey, Weight)> {
+        let mut sorted: Vec<_> = self.weights.iter().map(|(&key, &weight)| (key, weight)).collect();
+        sorted.sort_unstable_by_key(|&(key, _)| key);
+        sorted
+    }
+
+    /// Whether there was no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.weights.is_empty()
+    }
+}
+
+/// A function, as tables name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Function {
+    /// Its name, or `module+0x…`.
+    pub name: Arc<str>,
+    /// The name of the mapped file, empty where there is none.
+    pub module: Arc<str>,
+}
+
+/// The time in a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FunctionWeight {
+    /// Where it was the innermost.
+    pub own: Weight,
+    /// Where it was anywhere in the stack, once however often it stands there.
+    pub total: Weight,
+}
+
+/// Time by function, over the stacks that `wanted` lets through.
+pub fn functions(
+    weights: &[(StackKey, Weight)],
+    definitions: &Definitions,
+    names: &mut FrameNames,
+    wanted: impl Fn(&StackKey) -> bool,
+) -> BTreeMap<Function, FunctionWeight> {
+    let mut functions: BTreeMap<Function, FunctionWeight> = BTreeMap::new();
+    let mut modules: HashMap<*const str, Arc<str>> = HashMap::new();
+    let empty: Arc<str> = Arc::from("");
+    let mut seen: Vec<Function> = Vec::new();
+    for (key, weight) in weights.iter().filter(|(key, _)| wanted(key)) {
+        seen.clear();
+        for frame in definitions.stack(key.stack) {
+            for resolved in names.frames(definitions, frame).iter() {
+                let module = match &resolved.module {
+                    None => empty.clone(),
+                    Some(file) => modules
+                        .entry(std::ptr::from_ref(&*file.path))
+                        .or_insert_with(|| Arc::from(file.name()))
+                        .clone(),
+                };
+                seen.push(Function { name: resolved.function.clone(), module });
+            }
+        }
+        if seen.is_empty() {
+            seen.push(Function { name: Arc::from(crate::symbolize::UNKNOWN), module: empty.clone() });
+        }
+        functions.entry(seen[0].clone()).or_default().own.add(*weight);
+        seen.sort_unstable();
+        seen.dedup();
+        for function in seen.drain(..) {
+            functions.entry(function).or_default().total.add(*weight);
+        }
+    }
+    functions
+}
