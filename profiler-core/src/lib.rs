@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod error;
 pub mod identity;
@@ -19,6 +20,8 @@ pub mod record;
 pub mod registry;
 pub mod schedule;
 pub mod sink;
+pub mod spool;
+pub mod thread;
 pub mod socket_path;
 pub mod trace_path;
 pub mod tsc;
