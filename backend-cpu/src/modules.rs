@@ -1,0 +1,242 @@
+//! The code that the target has mapped: module rows for readers, unwind tables for us.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use framehop::{
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module,
+    Unwinder as _, UnwinderNative,
+};
+use object::read::ReadCache;
+
+use crate::elf::{self, Bytes};
+use crate::maps::{self, Mapping};
+use crate::perf_record::RawSample;
+use crate::process::Process;
+
+/// Frames of a stack that are kept, from the innermost on.
+pub(crate) const MAX_FRAMES: usize = 256;
+
+/// Unwind tables that are held in memory, for all modules together. Past it frame pointers are
+/// followed.
+const MAX_TABLES_BYTES: usize = 96 << 20;
+
+/// The largest `/proc/PID/maps` that is read.
+const MAX_MAPS_BYTES: u64 = 16 << 20;
+
+/// The executable mappings of the target.
+pub(crate) struct Modules {
+    unwinder: UnwinderNative<Bytes, MayAllocateDuringUnwind>,
+    cache: CacheNative<MayAllocateDuringUnwind>,
+    /// In the order of their addresses.
+    known: Vec<Known>,
+    tables_bytes: usize,
+    build_ids: HashMap<(u64, String), Vec<u8>>,
+}
+
+struct Known {
+    mapping: Mapping,
+    build_id: Vec<u8>,
+    /// Whether the unwinder has it.
+    loaded: bool,
+}
+
+/// A mapping for which readers have no row yet.
+pub(crate) struct NewModule {
+    pub(crate) mapping: Mapping,
+    pub(crate) build_id: Vec<u8>,
+}
+
+impl Modules {
+    pub(crate) fn new() -> Self {
+        Self {
+            unwinder: UnwinderNative::new(),
+            cache: CacheNative::new(),
+            known: Vec::new(),
+            tables_bytes: 0,
+            build_ids: HashMap::new(),
+        }
+    }
+
+    /// Reads the target's mappings again and returns the new ones.
+    ///
+    /// # Errors
+    ///
+    /// That of reading `/proc/PID/maps`: the target has ended, or it may not be looked at.
+    pub(crate) fn refresh(&mut self, process: &Process) -> io::Result<Vec<NewModule>> {
+        let mappings = maps::parse(&process.read("maps", MAX_MAPS_BYTES)?);
+        let current: HashSet<&Mapping> = mappings.iter().collect();
+        let mut old = std::mem::take(&mut self.known);
+        old.retain(|known| {
+            let stays = current.contains(&known.mapping);
+            if !stays && known.loaded {
+                self.unwinder.remove_module(known.mapping.range.start);
+            }
+            stays
+        });
+        let kept: HashSet<Mapping> = old.iter().map(|known| known.mapping.clone()).collect();
+        let mut added = Vec::new();
+        for mapping in mappings {
+            if kept.contains(&mapping) {
+                continue;
+            }
+            let build_id = self.build_id(process, &mapping);
+            added.push(NewModule { mapping: mapping.clone(), build_id: build_id.clone() });
+            old.push(Known { mapping, build_id, loaded: false });
+        }
+        old.sort_by_key(|known| known.mapping.range.start);
+        self.known = old;
+        Ok(added)
+    }
+
+    /// All mappings, as [`Modules::refresh`] found them last.
+    pub(crate) fn all(&self) -> impl Iterator<Item = NewModule> {
+        self.known.iter().map(|known| NewModule {
+            mapping: known.mapping.clone(),
+            build_id: known.build_id.clone(),
+        })
+    }
+
+    /// The sample's frames, innermost first: the instruction's address, then return addresses
+    /// less one.
+    pub(crate) fn unwind(
+        &mut self,
+        process: &Process,
+        sample: &RawSample<'_>,
+        frames: &mut Vec<u64>,
+    ) {
+        frames.clear();
+        let Some(registers) = sample.registers else {
+            frames.push(sample.address);
+            return;
+        };
+        frames.push(registers.ip);
+        let stack = sample.stack;
+        let mut read_stack = |address: u64| {
+            let offset = usize::try_from(address.checked_sub(registers.sp).ok_or(())?);
+            let rest = offset.ok().and_then(|offset| stack.get(offset..)).ok_or(())?;
+            rest.first_chunk().map(|word| u64::from_ne_bytes(*word)).ok_or(())
+        };
+        let mut unwind_registers = registers.unwind();
+        let mut address = FrameAddress::from_instruction_pointer(registers.ip);
+        while frames.len() < MAX_FRAMES {
+            self.load_around(process, address.address_for_lookup());
+            let next = self.unwinder.unwind_frame(
+                address,
+                &mut unwind_registers,
+                &mut self.cache,
+                &mut read_stack,
+            );
+            let Ok(Some(return_address)) = next else { break };
+            let Some(frame) = FrameAddress::from_return_address(return_address) else { break };
+            address = frame;
+            frames.push(frame.address_for_lookup());
+        }
+    }
+
+    /// Gives the unwinder the module around `address`, if it has not had it.
+    fn load_around(&mut self, process: &Process, address: u64) {
+        let index = self.known.partition_point(|known| known.mapping.range.end <= address);
+        let Some(known) = self.known.get_mut(index) else { return };
+        if known.loaded || !known.mapping.range.contains(&address) {
+            return;
+        }
+        known.loaded = true;
+        let mapping = &known.mapping;
+        let room = MAX_TABLES_BYTES.saturating_sub(self.tables_bytes);
+        let Some((bias, sections)) = read_tables(process, mapping) else { return };
+        let tables = [&sections.eh_frame, &sections.eh_frame_hdr, &sections.debug_frame];
+        let size: usize = tables.iter().filter_map(|table| table.as_ref()).map(|t| t.len()).sum();
+        if size > room {
+            return;
+        }
+        self.tables_bytes += size;
+        let name = mapping.path.clone();
+        self.unwinder.add_module(Module::new(name, mapping.range.clone(), bias, sections));
+    }
+
+    fn build_id(&mut self, process: &Process, mapping: &Mapping) -> Vec<u8> {
+        let key = (mapping.inode, mapping.path.clone());
+        if let Some(build_id) = self.build_ids.get(&key) {
+            return build_id.clone();
+        }
+        let build_id = match Image::open(process, mapping) {
+            Some(Image::File(cache)) => elf::build_id(&cache),
+            Some(Image::Memory(bytes)) => elf::build_id(bytes.as_slice()),
+            None => Vec::new(),
+        };
+        if self.build_ids.len() < MAX_BUILD_IDS {
+            self.build_ids.insert(key, build_id.clone());
+        }
+        build_id
+    }
+}
+
+const MAX_BUILD_IDS: usize = 16_384;
+
+fn read_tables(
+    process: &Process,
+    mapping: &Mapping,
+) -> Option<(u64, ExplicitModuleSectionInfo<Bytes>)> {
+    let (start, offset) = (mapping.range.start, mapping.file_offset);
+    match Image::open(process, mapping)? {
+        Image::File(cache) => {
+            Some((elf::load_bias(&cache, start, offset)?, elf::unwind_sections(&cache)))
+        }
+        Image::Memory(bytes) => {
+            let bytes = bytes.as_slice();
+            Some((elf::load_bias(bytes, start, offset)?, elf::unwind_sections(bytes)))
+        }
+    }
+}
+
+/// Where a module's ELF image is read from.
+enum Image {
+    File(ReadCache<File>),
+    Memory(Vec<u8>),
+}
+
+impl Image {
+    fn open(process: &Process, mapping: &Mapping) -> Option<Self> {
+        if mapping.path == "[vdso]" {
+            return vdso(process, mapping);
+        }
+        let file = by_path(process, mapping).or_else(|| by_range(process, mapping))?;
+        Some(Self::File(ReadCache::new(file)))
+    }
+}
+
+/// The file of the mapping's path, if it is still the mapped one.
+///
+/// Overlay file systems show another device number in maps than in stat, so that only the inode is
+/// compared.
+fn by_path(process: &Process, mapping: &Mapping) -> Option<File> {
+    if mapping.deleted {
+        return None;
+    }
+    let file = process.mapped_file(&mapping.path).ok()?;
+    let metadata = file.metadata().ok()?;
+    (metadata.is_file() && metadata.ino() == mapping.inode).then_some(file)
+}
+
+/// The mapped file itself, which the kernel gives to the privileged only.
+fn by_range(process: &Process, mapping: &Mapping) -> Option<File> {
+    let (start, end) = (mapping.range.start, mapping.range.end);
+    let file = process.file(&format!("map_files/{start:x}-{end:x}")).ok()?;
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
+fn vdso(process: &Process, mapping: &Mapping) -> Option<Image> {
+    let len = usize::try_from(mapping.range.end - mapping.range.start).ok()?;
+    if len > MAX_VDSO_BYTES {
+        return None;
+    }
+    let mut bytes = vec![0; len];
+    process.file("mem").ok()?.read_exact_at(&mut bytes, mapping.range.start).ok()?;
+    Some(Image::Memory(bytes))
+}
+
+const MAX_VDSO_BYTES: usize = 1 << 20;
