@@ -1,0 +1,89 @@
+//! A window of file bytes, read ahead.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use crate::spool::error::SpoolReadError;
+
+/// So much is read in one go.
+const READ_BYTES: usize = 1 << 20;
+
+/// A part of a file in memory.
+pub(super) struct FileWindow {
+    file: File,
+    begin: u64,
+    bytes: Vec<u8>,
+}
+
+impl FileWindow {
+    pub(super) fn new(file: File) -> Self {
+        Self { file, begin: 0, bytes: Vec::new() }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file's length now.
+    pub(super) fn file_len(&self) -> Result<u64, SpoolReadError> {
+        let metadata = self.file.metadata().map_err(|source| SpoolReadError::Io {
+            action: "look at",
+            offset: 0,
+            source,
+        })?;
+        Ok(metadata.len())
+    }
+
+    /// Forgets what was read: the file may have become another.
+    pub(super) fn forget(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Up to `len` bytes from `offset` on; fewer only where the file ends.
+    pub(super) fn read(&mut self, offset: u64, len: usize) -> Result<&[u8], SpoolReadError> {
+        let held = self.held(offset);
+        if held < len {
+            self.refill(offset, held, len)?;
+        }
+        let start = (offset - self.begin) as usize;
+        let end = (start + len).min(self.bytes.len());
+        Ok(&self.bytes[start..end])
+    }
+
+    fn held(&self, offset: u64) -> usize {
+        let end = self.begin + self.bytes.len() as u64;
+        match offset >= self.begin && offset < end {
+            true => (end - offset) as usize,
+            false => 0,
+        }
+    }
+
+    fn refill(&mut self, offset: u64, held: usize, len: usize) -> Result<(), SpoolReadError> {
+        self.bytes.drain(..self.bytes.len() - held);
+        self.begin = offset;
+        let wanted = len.max(READ_BYTES);
+        self.bytes.resize(wanted, 0);
+        let mut filled = held;
+        while filled < wanted {
+            match self.file.read_at(&mut self.bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    self.bytes.truncate(filled);
+                    return Err(SpoolReadError::Io {
+                        action: "read",
+                        offset: offset + filled as u64,
+                        source,
+                    });
+                }
+            }
+        }
+        self.bytes.truncate(filled);
+        // A single giant block must not leave its room behind.
+        if self.bytes.capacity() > 4 * READ_BYTES && filled <= READ_BYTES {
+            self.bytes.shrink_to(READ_BYTES);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! Threads of the profiler inside a profiled process.
+//!
+//! A signal of the process must never run the application's handler on a thread of ours: such a
+//! thread blocks all signals from its first instruction on.
+#![expect(unsafe_code, reason = "the signal mask is set through libc")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::thread::{Builder, JoinHandle};
+
+/// A signal mask as it was; dropping it puts it back.
+#[must_use]
+#[derive(Debug)]
+pub struct SignalMask {
+    before: Option<libc::sigset_t>,
+    // The mask belongs to the thread that made it.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+/// Blocks every signal that can be blocked, for the calling thread, until the answer is dropped.
+pub fn block_signals() -> SignalMask {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is to a set of ours; sigfillset writes it whole.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: sigfillset wrote `all`; the old mask goes to a set of ours.
+    let result = unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
+    };
+    let before = match result {
+        // SAFETY: on success pthread_sigmask has written the old mask.
+        0 => Some(unsafe { before.assume_init() }),
+        _ => None,
+    };
+    SignalMask { before, not_send: std::marker::PhantomData }
+}
+
+impl Drop for SignalMask {
+    fn drop(&mut self) {
+        let Some(before) = &self.before else { return };
+        // SAFETY: the mask is one that pthread_sigmask gave; a null old set is allowed by POSIX.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
+    }
+}
+
+/// Starts a thread that has all signals blocked. Names begin with `omniprof-` and have at most 15
+/// bytes, or the kernel cuts them.
+///
+/// # Errors
+///
+/// What the operating system answers.
+pub fn spawn_blocked<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    // The new thread inherits the mask of this one.
+    let _blocked = block_signals();
+    Builder::new().name(name.to_owned()).spawn(body)
+}
