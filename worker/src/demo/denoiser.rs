@@ -16,7 +16,7 @@ pub(super) const CONDITION: usize = 192;
 
 const WIDTH: usize = 192;
 const HEADS: usize = 4;
-const LAYERS: usize = 4;
+const LAYERS: usize = 6;
 const PATCH: usize = 2;
 const PATCHES: usize = (LATENT_SIZE / PATCH) * (LATENT_SIZE / PATCH);
 const PATCH_VALUES: usize = LATENT_CHANNELS * PATCH * PATCH;

@@ -13,7 +13,7 @@ use super::weights::Weights;
 /// The most images that are made at once.
 const BATCH: usize = 4;
 
-const DENOISE_STEPS: usize = 8;
+const DENOISE_STEPS: usize = 16;
 
 /// Takes codes and tells the front what came of them.
 pub(super) fn run(wires: Wires) -> anyhow::Result<()> {

@@ -99,7 +99,7 @@ impl Pipeline {
         let id = self.next_request;
         self.next_request += 1;
         let prompt = (0..24).map(|n| ((id * 37 + n * 11) % 1000) as u32).collect();
-        let request = Request { id, prompt, answer_tokens: 32, images };
+        let request = Request { id, prompt, answer_tokens: 48, images };
         let thinker = self.thinker.as_mut().context("the pipeline is closed")?;
         frames::write(thinker, &request).context("the thinker is gone")?;
         self.open.insert(id);

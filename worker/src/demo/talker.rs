@@ -12,13 +12,13 @@ use super::{denoiser, thinker};
 
 const SIZES: Sizes = Sizes {
     width: denoiser::CONDITION,
-    layers: 3,
+    layers: 4,
     heads: 6,
     vocabulary: thinker::VOCABULARY,
     context: 256,
 };
 
-const CODES: usize = 32;
+const CODES: usize = 48;
 
 /// Takes answers and hands codes to the diffusion replicas in turn.
 pub(super) fn run(mut wires: Wires) -> anyhow::Result<()> {

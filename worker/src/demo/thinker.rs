@@ -8,10 +8,10 @@ use super::stage::Wires;
 use super::transformer::{Sizes, Transformer};
 
 /// The hidden state's width, which the talker takes.
-pub(super) const WIDTH: usize = 256;
+pub(super) const WIDTH: usize = 384;
 
 const SIZES: Sizes =
-    Sizes { width: WIDTH, layers: 4, heads: 8, vocabulary: VOCABULARY, context: 256 };
+    Sizes { width: WIDTH, layers: 6, heads: 8, vocabulary: VOCABULARY, context: 256 };
 
 /// The tokens that it knows.
 pub(super) const VOCABULARY: usize = 1024;
