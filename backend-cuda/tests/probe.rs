@@ -1,0 +1,100 @@
+//! What the backend says of machines that a test can build.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backend_cuda::CudaBackend;
+use profiler_core::backend::{BackendId, ProfilerBackend as _, SessionConfig};
+use profiler_core::clock::SystemClock;
+use profiler_core::probe::{ProbeReport, UnavailableReason};
+use profiler_core::registry::BackendRegistry;
+use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+
+fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    root
+}
+
+fn reason(root: &Path, visible: Option<&str>) -> UnavailableReason {
+    match CudaBackend::at(root, visible.map(str::to_owned)).probe() {
+        ProbeReport::Unavailable { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+const VERSION: &str = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue\n";
+
+#[test]
+fn a_bare_machine_has_no_device() {
+    let root = machine(&[("dev/null", ""), ("dev/nvidiactl", "")]);
+    let reason = reason(root.path(), None);
+    assert_eq!(reason.code, "no_device");
+    assert_eq!(reason.remedy, "");
+}
+
+#[test]
+fn a_driver_without_nodes_is_a_container_without_devices() {
+    let root = machine(&[("proc/driver/nvidia/version", VERSION)]);
+    let reason = reason(root.path(), None);
+    assert_eq!(reason.code, "no_device");
+    assert!(reason.message.contains("580.159.04"));
+    assert!(reason.remedy.contains("--gpus"));
+}
+
+#[test]
+fn a_device_is_found_and_said_not_to_be_recorded() {
+    let files = [("dev/nvidia0", ""), ("dev/nvidia1", ""), ("dev/nvidia-uvm", "")];
+    let root = machine(&[files[0], files[1], files[2], ("proc/driver/nvidia/version", VERSION)]);
+    let reason = reason(root.path(), Some("0,1"));
+    assert_eq!(reason.code, "not_supported_yet");
+    assert!(reason.message.starts_with("2 NVIDIA device(s) found (driver 580.159.04)"));
+    assert!(reason.remedy.contains("`cpu`"));
+}
+
+#[test]
+fn hidden_devices_are_no_devices() {
+    let root = machine(&[("dev/nvidia0", "")]);
+    let reason = reason(root.path(), Some(""));
+    assert_eq!(reason.code, "no_device");
+    assert!(reason.message.contains("CUDA_VISIBLE_DEVICES"));
+}
+
+/// A refused session touches no sink.
+struct NoSink;
+
+impl RecordSink for NoSink {
+    fn open_stream(&self, _info: StreamInfo) -> StreamId {
+        panic!("nothing is opened")
+    }
+    fn emit(&self, _group: &[Batch<'_>]) -> Emit {
+        panic!("nothing is emitted")
+    }
+    fn loss(&self, _loss: Loss) {}
+    fn fact(&self, _key: &str, _value: &str) {}
+    fn log(&self, _level: LogLevel, _target: &str, _message: &str) {}
+}
+
+#[test]
+fn a_session_is_refused_for_the_same_reason() {
+    let root = machine(&[("dev/nvidia0", "")]);
+    let backend = CudaBackend::at(root.path(), None);
+    let config = SessionConfig::default();
+    let opened = backend.open(&config, Arc::new(NoSink), Arc::new(SystemClock::new()));
+    let error = opened.err().expect("no session");
+    assert_eq!(error.code(), "not_supported_yet");
+    assert!(error.to_string().contains("`cpu` backend"));
+}
+
+#[test]
+fn it_is_registered_as_a_device_backend() {
+    let registry = BackendRegistry::linked();
+    let id = BackendId::parse("cuda").unwrap();
+    let found = registry.find(&id).expect("it registers itself");
+    assert_eq!(found.priority, 200);
+    assert!(registry.select_device(Some(&id)).chosen.is_none());
+}
