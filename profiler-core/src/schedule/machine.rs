@@ -298,7 +298,8 @@ impl Machine {
     }
 
     /// Whether windows begin and end with steps.
-    fn by_steps(&self) -> bool {
+    #[must_use]
+    pub fn by_steps(&self) -> bool {
         let Schedule { delay_steps, start_step, wait_steps, warmup_steps, active_steps, .. } =
             self.schedule;
         delay_steps > 0

@@ -1,3 +1,36 @@
 //! All of omniprof that runs inside a profiled process.
+//!
+//! An [`Agent`] enters a process once. Idle it is one sleeping thread that keeps a link to its
+//! controller, or looks for one each second. Armed, its threads write the rows of the backends
+//! and of the application's own spans to a spool that the controller opened. It knows no export,
+//! no HTTP and no async runtime: the profiled process does the least possible.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), profiler_agent::AgentError> {
+//! let agent = profiler_agent::Agent::builder().stage(0).role("thinker").rank(1).connect()?;
+//! loop {
+//!     agent.step();
+//!     // … the worker's work
+//! #   break;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod agent;
+mod arm;
+mod client;
+mod core;
+mod cost;
+mod door;
+mod drain;
+mod exit;
+mod facts;
+mod fork;
 pub mod link;
+mod linked;
+mod outbox;
+mod session;
+mod spans;
+
+pub use agent::{Agent, AgentBuilder, AgentError, LocalAgent};

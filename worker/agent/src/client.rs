@@ -1,0 +1,167 @@
+//! The link's thread: meets the controller, answers it, and looks for it again each second.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use profiler_core::control::{FromAgent, Outcome, ToAgent, WorkerError};
+use profiler_core::socket_path::SocketPath;
+
+use crate::core::Core;
+use crate::door::panic_text;
+use crate::fork::NotInherited;
+use crate::link::{Connection, LinkError};
+use crate::session::lock;
+
+/// A controller is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a controller may take to answer a hello.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where the controller is met.
+#[derive(Debug)]
+pub(crate) enum Meeting {
+    /// At a socket, again and again.
+    At(SocketPath),
+    /// Over a link that is there already, once.
+    Over(Option<Connection>),
+}
+
+/// What the link's thread shares with who ends it.
+#[derive(Default)]
+pub(crate) struct Client {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    is_ending: bool,
+    is_welcome: bool,
+    link: Option<Arc<Connection>>,
+    refused: Option<WorkerError>,
+}
+
+impl Client {
+    /// The thread's life.
+    pub(crate) fn live(&self, core: &Arc<Core>, mut meeting: Meeting) {
+        loop {
+            if let Some(link) = meet(&mut meeting) {
+                self.serve(core, &link);
+            }
+            let state = lock(&self.state);
+            let is_last = matches!(meeting, Meeting::Over(None));
+            if state.is_ending || is_last {
+                return;
+            }
+            let waited =
+                self.changed.wait_timeout_while(state, LOOK_EVERY, |state| !state.is_ending);
+            if waited.unwrap_or_else(PoisonError::into_inner).0.is_ending {
+                return;
+            }
+        }
+    }
+
+    /// Ends the thread, wherever it waits.
+    pub(crate) fn end(&self) {
+        let mut state = lock(&self.state);
+        state.is_ending = true;
+        if let Some(link) = &state.link {
+            link.close();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until a controller has taken this agent; whether one did.
+    pub(crate) fn wait_for_welcome(&self, timeout: Duration) -> Result<bool, WorkerError> {
+        let state = lock(&self.state);
+        let waited = self.changed.wait_timeout_while(state, timeout, |state| {
+            !state.is_welcome && state.refused.is_none() && !state.is_ending
+        });
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        match &state.refused {
+            Some(error) if !state.is_welcome => Err(error.clone()),
+            _ => Ok(state.is_welcome),
+        }
+    }
+
+    fn serve(&self, core: &Arc<Core>, link: &Arc<Connection>) {
+        let _not_inherited = NotInherited::new(link.as_raw_fd());
+        {
+            let mut state = lock(&self.state);
+            if state.is_ending {
+                return;
+            }
+            state.link = Some(Arc::clone(link));
+        }
+        // Why a link ended is of no use to a process that is profiled: it looks for the next.
+        let _ended: Result<(), LinkError> = self.talk(core, link);
+        link.close();
+        core.controller_went();
+        let mut state = lock(&self.state);
+        state.link = None;
+        state.is_welcome = false;
+    }
+
+    fn talk(&self, core: &Arc<Core>, link: &Arc<Connection>) -> Result<(), LinkError> {
+        link.check_peer()?;
+        link.send(&FromAgent::Hello(Box::new(core.hello(token()))), None)?;
+        match link.recv_timeout(WELCOME_DEADLINE)?.0 {
+            ToAgent::Welcome { .. } => {}
+            ToAgent::Refused { error } => {
+                lock(&self.state).refused = Some(error);
+                self.changed.notify_all();
+                return Err(LinkError::Closed);
+            }
+            // A controller that asks before it answers is none of ours.
+            _ => return Err(LinkError::Closed),
+        }
+        core.controller_came();
+        core.outbox.attach(link);
+        let mut state = lock(&self.state);
+        state.is_welcome = true;
+        state.refused = None;
+        drop(state);
+        self.changed.notify_all();
+        loop {
+            let (message, descriptor): (ToAgent, Option<OwnedFd>) = link.recv()?;
+            match message {
+                ToAgent::Request { id, request } => {
+                    let outcome =
+                        catch_unwind(AssertUnwindSafe(|| core.answer(request, descriptor)))
+                            .unwrap_or_else(|payload| {
+                                let text = panic_text(payload);
+                                Outcome::Failed(WorkerError::new("agent_panicked", text))
+                            });
+                    link.send(&FromAgent::Reply { id, outcome }, None)?;
+                }
+                ToAgent::Refused { .. } => return Err(LinkError::Closed),
+                // A second welcome changes nothing.
+                _ => {}
+            }
+        }
+    }
+}
+
+fn meet(meeting: &mut Meeting) -> Option<Arc<Connection>> {
+    match meeting {
+        Meeting::Over(link) => link.take().map(Arc::new),
+        Meeting::At(place) => {
+            // Nobody else may have put a socket there; and where there is none, nobody listens.
+            place.check().ok()?;
+            Connection::connect(&place.socket()).ok().map(Arc::new)
+        }
+    }
+}
+
+/// The contents of the file that `OMNIPROF_TOKEN_FILE` names: in a user namespace the controller
+/// cannot tell who we are.
+fn token() -> Option<String> {
+    const MAX_BYTES: usize = 4096;
+    let path = PathBuf::from(std::env::var_os("OMNIPROF_TOKEN_FILE")?);
+    let text = std::fs::read_to_string(path).ok()?;
+    (text.len() <= MAX_BYTES).then(|| text.trim().to_owned())
+}
