@@ -9,6 +9,7 @@
 //! the time stamp counter.
 
 pub mod backend;
+pub mod chunk;
 pub mod clock;
 pub mod config;
 pub mod control;

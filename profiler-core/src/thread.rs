@@ -24,9 +24,8 @@ pub fn block_signals() -> SignalMask {
     // SAFETY: the pointer is to a set of ours; sigfillset writes it whole.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };
     // SAFETY: sigfillset wrote `all`; the old mask goes to a set of ours.
-    let result = unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
-    };
+    let result =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
     let before = match result {
         // SAFETY: on success pthread_sigmask has written the old mask.
         0 => Some(unsafe { before.assume_init() }),

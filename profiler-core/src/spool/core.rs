@@ -203,17 +203,15 @@ impl Core {
             }
             false => rows.len().min(block_rows.saturating_sub(gathered.count()) * stride),
         };
-        let taken = match gathered.layout.filter(|layout| !opaque && !layout.heap_refs.is_empty())
-        {
+        let taken = match gathered.layout.filter(|layout| !opaque && !layout.heap_refs.is_empty()) {
             Some(layout) => gathered.take_with_heap(layout, &rows[..taken], batch.heap),
             None => {
                 gathered.rows.extend_from_slice(&rows[..taken]);
                 taken
             }
         };
-        let full = opaque
-            || gathered.count() >= block_rows
-            || gathered.heap.len() >= BLOCK_HEAP_BYTES;
+        let full =
+            opaque || gathered.count() >= block_rows || gathered.heap.len() >= BLOCK_HEAP_BYTES;
         let added = gathered.rows.len() + gathered.heap.len() - before;
         self.gathered_bytes += added;
         if full {
@@ -325,27 +323,15 @@ impl Core {
         if self.segment > 0
             && let Some(layout) = gathered.layout
         {
-            let missing = self.kept.missing(
-                stream,
-                layout,
-                gathered.stride,
-                &gathered.rows,
-                self.segment,
-            );
+            let missing =
+                self.kept.missing(stream, layout, gathered.stride, &gathered.rows, self.segment);
             self.write_repeats(stream, &missing)?;
         }
         let mut header = self.packer.pack_rows(gathered, 0);
         header.stream = stream;
         header.kind = kind.0;
         self.write_packed(header, false)?;
-        self.kept.note(
-            stream,
-            kind,
-            gathered.stride,
-            &gathered.rows,
-            &gathered.heap,
-            self.segment,
-        );
+        self.kept.note(stream, kind, gathered.stride, &gathered.rows, &gathered.heap, self.segment);
         *self.rows.entry(kind).or_default() += gathered.count() as u64;
         Ok(())
     }
@@ -369,9 +355,7 @@ impl Core {
                 gathered.rows.clear();
                 gathered.heap.clear();
                 let taken = match layout {
-                    Some(layout) => {
-                        gathered.take_with_heap(layout, &rows[..part], &repeated.heap)
-                    }
+                    Some(layout) => gathered.take_with_heap(layout, &rows[..part], &repeated.heap),
                     None => part,
                 };
                 rows = &rows[taken..];
@@ -546,8 +530,7 @@ impl Gathered {
                     _ => HeapRef::push(&mut self.heap, bytes),
                 };
                 let target = start + at;
-                self.rows[target..target + size_of::<HeapRef>()]
-                    .copy_from_slice(place.as_bytes());
+                self.rows[target..target + size_of::<HeapRef>()].copy_from_slice(place.as_bytes());
             }
             taken += self.stride;
             if self.heap.len() >= BLOCK_HEAP_BYTES {

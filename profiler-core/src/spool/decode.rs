@@ -5,8 +5,8 @@ use zerocopy::IntoBytes as _;
 use crate::record::HeapRef;
 use crate::spool::encode::{u32_of, u64_of, unzigzag};
 use crate::spool::format::{
-    COLUMN_BYTES, MAX_PAYLOAD_BYTES, PAYLOAD_HEADER_BYTES, TRANSFORM_DELTA, TRANSFORM_END, TRANSFORM_HEAP,
-    TRANSFORM_PLAIN, u16_at, u64_at,
+    COLUMN_BYTES, MAX_PAYLOAD_BYTES, PAYLOAD_HEADER_BYTES, TRANSFORM_DELTA, TRANSFORM_END,
+    TRANSFORM_HEAP, TRANSFORM_PLAIN, u16_at, u64_at,
 };
 
 /// The payload contradicts itself.
@@ -144,9 +144,7 @@ impl Decoder {
                 for (number, row) in self.numbers.iter_mut().zip(out.chunks_exact(shape.stride)) {
                     *number = match *number {
                         0 => 0,
-                        stored => {
-                            u64_of(row, entry.reference).wrapping_add(stored.wrapping_sub(1))
-                        }
+                        stored => u64_of(row, entry.reference).wrapping_add(stored.wrapping_sub(1)),
                     };
                 }
             }

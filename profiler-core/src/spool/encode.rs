@@ -137,11 +137,7 @@ fn split_heap<'a>(columns: &[Column], split: &'a mut Vec<Column>) -> &'a [Column
             continue;
         }
         for half in [0, 4] {
-            split.push(Column {
-                offset: column.offset + half,
-                width: 4,
-                packing: Packing::Plain,
-            });
+            split.push(Column { offset: column.offset + half, width: 4, packing: Packing::Plain });
         }
     }
     split

@@ -244,8 +244,7 @@ impl BlockHeader {
     /// The length of the whole block in the file.
     #[must_use]
     pub fn block_len(&self) -> u64 {
-        (u64::from(self.header_len) + u64::from(self.stored_len))
-            .next_multiple_of(ALIGNMENT as u64)
+        (u64::from(self.header_len) + u64::from(self.stored_len)).next_multiple_of(ALIGNMENT as u64)
     }
 
     /// Whether the rows stand in an earlier segment, too.

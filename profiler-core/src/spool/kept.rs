@@ -35,11 +35,14 @@ pub(super) struct Kept {
     /// By stream and kind of definition.
     defined: BTreeMap<(u32, RecordKind), Table>,
     /// By stream, kind and what identifies the row.
-    known: BTreeMap<(u32, RecordKind), BTreeMap<Vec<u8>, Box<[u8]>>>,
+    known: BTreeMap<(u32, RecordKind), KnownRows>,
     bytes: usize,
     budget: usize,
     complete: bool,
 }
+
+/// Packed rows by what identifies them.
+type KnownRows = BTreeMap<Vec<u8>, Box<[u8]>>;
 
 /// The definitions of one stream and kind, by id.
 #[derive(Default)]
@@ -57,13 +60,7 @@ struct Entry {
 
 impl Kept {
     pub(super) fn new(budget: usize) -> Self {
-        Self {
-            defined: BTreeMap::new(),
-            known: BTreeMap::new(),
-            bytes: 0,
-            budget,
-            complete: true,
-        }
+        Self { defined: BTreeMap::new(), known: BTreeMap::new(), bytes: 0, budget, complete: true }
     }
 
     /// Whether everything that later segments may need is kept.
@@ -288,8 +285,7 @@ fn vendor_key(kind: RecordKind) -> &'static [(&'static str, usize)] {
 }
 
 fn heap_bytes<'a>(row: &[u8], at: usize, heap: &'a [u8]) -> &'a [u8] {
-    let place =
-        crate::record::HeapRef { offset: u32_of(row, at), len: u32_of(row, at + 4) };
+    let place = crate::record::HeapRef { offset: u32_of(row, at), len: u32_of(row, at + 4) };
     place.of(heap).unwrap_or_default()
 }
 

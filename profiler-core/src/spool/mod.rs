@@ -26,12 +26,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Instant;
 use crate::identity::WorkerIdentity;
 
+pub use block::{Block, BlockInfo};
 pub use error::{SpoolReadError, SpoolWriteError};
 pub use progress::{LossCounts, SpoolEnd, SpoolProgress, SpoolTotals};
-pub use block::{Block, BlockInfo};
 pub use reader::{Footer, Segment, SpoolReader};
-pub use skipped::{DamagedRange, Skipped};
 pub use sink::LogFn;
+pub use skipped::{DamagedRange, Skipped};
 pub use writer::{RowSource, SpoolOptions, SpoolWriter};
 
 /// What is known when the file is made; what comes later is a fact.

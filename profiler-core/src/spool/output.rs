@@ -135,9 +135,7 @@ impl Output {
 
 fn end_of(error: &io::Error) -> SpoolEnd {
     match error.kind() {
-        io::ErrorKind::StorageFull
-        | io::ErrorKind::QuotaExceeded
-        | io::ErrorKind::FileTooLarge => {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             SpoolEnd::DiskFull { message: format!("the spool's disk is full: {error}") }
         }
         _ => SpoolEnd::DiskFailed { message: format!("the spool cannot be written: {error}") },

@@ -351,10 +351,9 @@ impl SpoolReader {
             if let Some(last) = segments.last_mut() {
                 last.end = header.offset;
             }
-            let payload = reader.window.read(
-                header.offset + u64::from(header.header_len),
-                header.stored_len as usize,
-            )?;
+            let payload = reader
+                .window
+                .read(header.offset + u64::from(header.header_len), header.stored_len as usize)?;
             let marker = reader.unpacker.json::<MarkerJson>(&header, payload);
             segments.push(Segment {
                 number: header.segment,
@@ -649,7 +648,7 @@ impl Unpacker {
         payload: &[u8],
     ) -> Result<T, Damaged> {
         let raw = unpack(&mut self.raw, &mut self.zstd, header, payload)?;
-        serde_json::from_slice(raw).map_err(|_| Damaged)
+        serde_json::from_slice(raw).map_err(|_not_json| Damaged)
     }
 }
 

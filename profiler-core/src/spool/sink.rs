@@ -95,11 +95,8 @@ impl Shared {
         clock: Arc<dyn ClockSource>,
         log: Option<Arc<LogFn>>,
     ) -> Self {
-        let agent = StreamInfo {
-            producer: "agent".to_owned(),
-            thread: 0,
-            clock: ClockDomain::Monotonic,
-        };
+        let agent =
+            StreamInfo { producer: "agent".to_owned(), thread: 0, clock: ClockDomain::Monotonic };
         let kept = |class: usize| (queue_bytes / class / 4).clamp(1, 1024);
         Self {
             queue: ArrayQueue::new(QUEUE_GROUPS),
@@ -198,10 +195,8 @@ impl Shared {
         if control.losses.len() >= MAX_WAITING_LOSSES && !control.losses.contains_key(&key) {
             key = (0, 0, loss.cause);
         }
-        let waiting = control
-            .losses
-            .entry(key)
-            .or_insert(Waiting { count: 0, from: loss.from, to: loss.to });
+        let waiting =
+            control.losses.entry(key).or_insert(Waiting { count: 0, from: loss.from, to: loss.to });
         waiting.count = waiting.count.saturating_add(loss.count);
         // 0 = not known, which is all that can be said of the sum, too.
         waiting.from = waiting.from.min(loss.from);
@@ -355,12 +350,16 @@ impl Shared {
 /// Keys and values are short; what is longer than this is cut.
 fn cut(text: &str) -> &str {
     const MAX: usize = 64 << 10;
-    &text[..text.floor_char_boundary(MAX)]
+    let mut end = text.len().min(MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 fn check_batch(batch: &Batch<'_>) -> Result<(), MalformedGroup> {
     let stride = batch.stride as usize;
-    if stride == 0 || stride % 8 != 0 || stride > MAX_STRIDE || batch.rows.len() % stride != 0 {
+    if stride == 0 || !stride.is_multiple_of(8) || stride > MAX_STRIDE || !batch.rows.len().is_multiple_of(stride) {
         return Err(MalformedGroup);
     }
     if u32::try_from(batch.rows.len()).is_err() || u32::try_from(batch.heap.len()).is_err() {
@@ -416,11 +415,12 @@ fn time_range(batch: &Batch<'_>) -> (u64, u64) {
         return (0, 0);
     };
     let times = batch.rows.chunks_exact(stride).map(|row| u64_of(row, at));
-    times.fold(None, |range: Option<(u64, u64)>, time| match range {
-        Some((from, to)) => Some((from.min(time), to.max(time))),
-        None => Some((time, time)),
-    })
-    .unwrap_or_default()
+    times
+        .fold(None, |range: Option<(u64, u64)>, time| match range {
+            Some((from, to)) => Some((from.min(time), to.max(time))),
+            None => Some((time, time)),
+        })
+        .unwrap_or_default()
 }
 
 fn write_batch(batch: &Batch<'_>, buffer: &mut Vec<u8>) {

@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use crate::clock::ClockSource;
 use crate::record::LossCause;
 use crate::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+use crate::spool::SpoolHeader;
 use crate::spool::core::Core;
 use crate::spool::error::SpoolWriteError;
 use crate::spool::format::{MAX_HEADER_BYTES, preamble};
 use crate::spool::output::{LEAST_LIMIT_BYTES, Output};
 use crate::spool::progress::{SpoolEnd, SpoolProgress, SpoolTotals};
 use crate::spool::sink::{LogFn, Shared, SpoolSink};
-use crate::spool::SpoolHeader;
 use crate::thread::spawn_blocked;
 
 /// The writer looks at its queue and its sources so often.
@@ -426,9 +426,8 @@ struct WriteLock {
 
 impl WriteLock {
     fn take(file: &File) -> Result<Self, SpoolWriteError> {
-        let metadata = file
-            .metadata()
-            .map_err(|source| SpoolWriteError::Io { action: "look at", source })?;
+        let metadata =
+            file.metadata().map_err(|source| SpoolWriteError::Io { action: "look at", source })?;
         let file_id = (metadata.dev(), metadata.ino());
         if !written_here().insert(file_id) {
             return Err(SpoolWriteError::Locked);

@@ -38,12 +38,12 @@ pub(crate) fn header() -> SpoolHeader {
 }
 
 pub(crate) fn create_file(path: &Path) -> File {
-    File::options().read(true).write(true).create_new(true).open(path).unwrap()
+    File::options().read(true).write(true).create_new(true).open(path).expect("a new file")
 }
 
 pub(crate) fn create(path: &Path, options: SpoolOptions) -> SpoolWriter {
     SpoolWriter::create(create_file(path), &header(), options, Arc::new(SystemClock::new()))
-        .unwrap()
+        .expect("a new spool")
 }
 
 pub(crate) fn info(producer: &str) -> StreamInfo {

@@ -1,0 +1,149 @@
+//! Chunks: nothing lost uncounted, each thread's entries in their order.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use profiler_core::chunk::{CHUNK_BYTES, ChunkCollector, MAX_PAYLOAD_BYTES, PoolCell, chunks};
+
+fn numbers_of(collector: &mut ChunkCollector) -> BTreeMap<u32, Vec<u64>> {
+    let mut numbers: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    collector.drain(|entry| {
+        assert_eq!(entry.kind, 3);
+        let (number, rest) = entry.payload.split_first_chunk::<8>().expect("a number");
+        let number = u64::from_le_bytes(*number);
+        assert_eq!(rest.len() as u64, number % 61);
+        assert!(rest.iter().all(|&byte| byte == number as u8));
+        numbers.entry(entry.thread).or_default().push(number);
+    });
+    numbers
+}
+
+#[test]
+fn four_threads_keep_their_order_while_the_collector_reads() {
+    const ENTRIES: u64 = 200_000;
+    let (pool, mut collector) = chunks(64 << 20);
+    let running = AtomicBool::new(true);
+    let mut seen: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    let mut refused = 0u64;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    let mut refused = 0;
+                    for number in 0..ENTRIES {
+                        let filler = [number as u8; 61];
+                        let parts = [&number.to_le_bytes()[..], &filler[..(number % 61) as usize]];
+                        refused += u64::from(!pool.append(3, &parts));
+                    }
+                    refused
+                })
+            })
+            .collect();
+        let reader = scope.spawn(|| {
+            while running.load(Ordering::Acquire) {
+                for (thread, numbers) in numbers_of(&mut collector) {
+                    seen.entry(thread).or_default().extend(numbers);
+                }
+            }
+        });
+        refused = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        running.store(false, Ordering::Release);
+        reader.join().unwrap();
+    });
+    for (thread, numbers) in numbers_of(&mut collector) {
+        seen.entry(thread).or_default().extend(numbers);
+    }
+    let dropped: u64 = collector.take_dropped().iter().map(|&(_, count)| count).sum();
+    assert_eq!(dropped, refused, "a refused entry is counted once");
+    let taken: usize = seen.values().map(Vec::len).sum();
+    assert_eq!(taken as u64 + dropped, 4 * ENTRIES);
+    assert!(seen.len() <= 4);
+    for numbers in seen.values() {
+        assert!(numbers.is_sorted_by(|a, b| a < b), "entries of one thread keep their order");
+    }
+}
+
+#[test]
+fn an_empty_pool_drops_and_counts() {
+    let (pool, mut collector) = chunks(2 * CHUNK_BYTES);
+    let payload = [0u8; 1000];
+    let mut taken = 0u64;
+    while pool.append(5, &[&payload]) {
+        taken += 1;
+    }
+    let header_bytes = 64;
+    assert_eq!(taken, 2 * ((CHUNK_BYTES as u64 - header_bytes) / 1008));
+    assert!(!pool.append(5, &[&payload]));
+    assert!(!pool.append(900, &[&payload]), "kinds past the last counter share it");
+    assert_eq!(collector.take_dropped(), [(5, 2), (15, 1)]);
+    assert_eq!(collector.take_dropped(), []);
+    let mut seen = 0;
+    collector.drain(|_| seen += 1);
+    assert_eq!(seen, taken);
+    assert!(pool.append(5, &[&payload]), "the first chunk is free again");
+    assert_eq!(collector.bytes(), 2 * CHUNK_BYTES);
+}
+
+#[test]
+fn the_chunk_of_a_dead_thread_is_taken_over() {
+    let (pool, mut collector) = chunks(CHUNK_BYTES);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert!(pool.append(1, &[b"last words"])));
+    });
+    let mut seen = Vec::new();
+    collector.drain(|entry| seen.push(entry.payload.to_vec()));
+    assert_eq!(seen, [b"last words"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !pool.append(2, &[b"mine"]) {
+        assert!(std::time::Instant::now() < deadline, "the only chunk never became free");
+        collector.drain(|_| ());
+    }
+}
+
+#[test]
+fn a_closed_pool_refuses_and_a_later_one_works() {
+    let cell = PoolCell::new();
+    assert!(cell.is_empty() && cell.get().is_none());
+    let (old, mut collector) = chunks(1 << 20);
+    cell.set(Some(old));
+    assert!(cell.get().unwrap().append(1, &[b"old"]));
+    collector.close();
+    assert!(!old.append(1, &[b"late"]) && !old.is_open());
+    assert!(cell.get().is_none());
+    let mut seen = Vec::new();
+    collector.drain(|entry| seen.push(entry.payload.to_vec()));
+    assert_eq!(seen, [b"old"]);
+    assert_eq!(collector.take_dropped(), [], "a closed pool drops nothing that it should have");
+    drop(collector);
+
+    for round in 0..20u64 {
+        let (pool, mut collector) = chunks(1 << 20);
+        cell.set(Some(pool));
+        assert!(cell.get().unwrap().append(1, &[&round.to_le_bytes()]));
+        assert!(!old.append(1, &[b"late"]));
+        let mut seen = Vec::new();
+        collector.drain(|entry| seen.push(entry.payload.to_vec()));
+        assert_eq!(seen, [round.to_le_bytes()]);
+    }
+    cell.set(None);
+    assert!(cell.is_empty());
+}
+
+#[test]
+fn payloads_of_every_length_up_to_the_longest() {
+    let (pool, mut collector) = chunks(8 << 20);
+    let bytes: Vec<u8> = (0..MAX_PAYLOAD_BYTES + 1).map(|i| i as u8).collect();
+    let lengths = [0, 1, 7, 8, 9, 4096, MAX_PAYLOAD_BYTES - 1, MAX_PAYLOAD_BYTES];
+    for len in lengths {
+        assert!(pool.append(1, &[&bytes[..len]]));
+    }
+    assert!(!pool.append(1, &[&bytes]));
+    assert_eq!(collector.take_dropped(), [(1, 1)]);
+    let mut seen = Vec::new();
+    collector.drain(|entry| {
+        assert_eq!(entry.payload, &bytes[..entry.payload.len()]);
+        assert_eq!(entry.payload.as_ptr() as usize % 8, 0);
+        seen.push(entry.payload.len());
+    });
+    assert_eq!(seen, lengths);
+}
