@@ -5,4 +5,6 @@
 
 pub mod capture;
 pub mod stacks;
+pub mod summary;
 pub mod symbolize;
+pub mod tables;

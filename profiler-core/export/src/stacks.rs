@@ -28,14 +28,17 @@ impl FrameNames {
             Self { symbolizer: Symbolizer::new(options), by_frame: Vec::new(), notes: Vec::new() };
         for worker in workers {
             for module in &worker.modules {
-                names.symbolizer.add_module(worker.index as u32, ModuleRange {
-                    process: module.process,
-                    start: module.start_address,
-                    end: module.end_address,
-                    file_offset: module.file_offset,
-                    path: &module.path,
-                    build_id: &module.build_id,
-                });
+                names.symbolizer.add_module(
+                    worker.index as u32,
+                    ModuleRange {
+                        process: module.process,
+                        start: module.start_address,
+                        end: module.end_address,
+                        file_offset: module.file_offset,
+                        path: &module.path,
+                        build_id: &module.build_id,
+                    },
+                );
             }
         }
         names
@@ -220,7 +223,10 @@ pub fn functions(
             }
         }
         if seen.is_empty() {
-            seen.push(Function { name: Arc::from(crate::symbolize::UNKNOWN), module: empty.clone() });
+            seen.push(Function {
+                name: Arc::from(crate::symbolize::UNKNOWN),
+                module: empty.clone(),
+            });
         }
         functions.entry(seen[0].clone()).or_default().own.add(*weight);
         seen.sort_unstable();
