@@ -1,0 +1,529 @@
+//! The start of a session: choose, lay out, arm all, commit all.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use profiler_core::clock::Instant;
+use profiler_core::control::{AgentReply, AgentRequest, Arm, Commit, WorkerError};
+use profiler_core::identity::WorkerIdentity;
+use profiler_core::schedule::{Limits, StepSource};
+use profiler_core::trace_path::{SessionDir, SessionId, SessionLabel, TracePath, TraceRootError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ask::{Answers, Ask, no_answer};
+use super::error::StartError;
+use super::state::{Inner, State};
+use crate::manifest::{ErrorLine, InstantLine, LimitsLine};
+use crate::session::{RECORD_FILE, Session, SessionRecord, WorkerRecord};
+use crate::start_request::{Plan, StartRequest};
+
+/// How often an id is drawn anew where it is taken.
+const ID_TRIES: u32 = 8;
+
+/// The version of a session's record.
+const RECORD_VERSION: u32 = 1;
+
+/// What a start gives back.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct StartAnswer {
+    /// The session's id.
+    pub session: String,
+    /// The directory of its files.
+    pub directory: String,
+    /// T0: from here on rows belong to the window (steps and delays count from here).
+    #[schema(value_type = InstantLine)]
+    pub t0: Instant,
+    /// How far the workers' arm answers lie apart.
+    pub armed_spread_ns: u64,
+    /// How far the instants lie apart at which the workers read the commit.
+    pub commit_spread_ns: u64,
+    /// How long after T0 the last worker read the commit, which loses nothing; 0 = before.
+    pub commit_late_ns: u64,
+    /// The workers that were asked.
+    pub workers: Vec<StartedWorker>,
+}
+
+/// A worker of a start.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct StartedWorker {
+    /// The pipeline stage.
+    pub stage: Option<u32>,
+    /// What the stage does.
+    pub role: Option<String>,
+    /// The replica of the stage.
+    pub replica: Option<u32>,
+    /// The rank within the replica.
+    pub rank: Option<u32>,
+    /// The host.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// What tells it from a process that all else makes equal.
+    pub key: String,
+    /// The device backend that records, absent = none.
+    pub backend: Option<String>,
+    /// Why this one.
+    pub why: String,
+    /// What it records less than asked, or why it records nothing.
+    #[schema(value_type = Option<ErrorLine>)]
+    pub error: Option<WorkerError>,
+    /// The limits in force.
+    #[schema(value_type = LimitsLine)]
+    pub limits: Limits,
+}
+
+/// A worker that a start selects.
+struct Chosen {
+    identity: WorkerIdentity,
+    plan: Plan,
+    carries_files: bool,
+}
+
+/// Ends the claim on the start that is under way, however it ends.
+struct StartTurn<'a> {
+    inner: &'a Inner,
+}
+
+impl Drop for StartTurn<'_> {
+    fn drop(&mut self) {
+        self.inner.lock().starting = false;
+        self.inner.tell();
+    }
+}
+
+impl Inner {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        request: &StartRequest,
+    ) -> Result<StartAnswer, StartError> {
+        let label = request
+            .label()
+            .map(|label| SessionLabel::parse(&label))
+            .transpose()
+            .map_err(|source| StartError::Label { source })?;
+        let turn = self.take_turn()?;
+        let chosen = self.choose(request)?;
+        let (dir, mut record) = self.lay_out(label.as_ref())?;
+        record.allow_partial = request.allow_partial.unwrap_or(false);
+        record.merge = request.merge_profiles.unwrap_or(false);
+        let made = self.make_spools(&dir, &mut record, &chosen);
+        let files = match made {
+            Ok(files) => files,
+            Err(error) => {
+                self.discard(&dir);
+                return Err(error);
+            }
+        };
+        let answer = self.arm_and_commit(&dir, record, &chosen, files);
+        if answer.is_err() {
+            self.discard(&dir);
+        }
+        drop(turn);
+        answer
+    }
+
+    fn take_turn(&self) -> Result<StartTurn<'_>, StartError> {
+        let mut state = self.lock();
+        if state.closing {
+            return Err(StartError::Closing);
+        }
+        state.release_current();
+        if let Some(session) = state.current.clone() {
+            return Err(StartError::Running { session });
+        }
+        if state.starting {
+            return Err(StartError::Running { session: String::new() });
+        }
+        state.starting = true;
+        Ok(StartTurn { inner: self })
+    }
+
+    /// The workers that the request selects, waiting for them to join where it says so.
+    fn choose(&self, request: &StartRequest) -> Result<Vec<Chosen>, StartError> {
+        let wait = std::time::Duration::from_millis(request.wait_join_ms.unwrap_or(0));
+        let socket = match self.listener.as_ref() {
+            Some(listener) => listener.path().display().to_string(),
+            None => "which does not listen".to_owned(),
+        };
+        let mut chosen = Err(StartError::NoWorkers { socket: socket.clone() });
+        self.wait_until(wait, |state| {
+            chosen = select(state, request, &socket);
+            state.closing || chosen.is_ok()
+        });
+        let keys = chosen?;
+        let state = self.lock();
+        let mut all = Vec::new();
+        for key in keys {
+            // A worker that left in between is not there to be asked.
+            let Some(worker) = state.workers.get(&key) else { continue };
+            if let (Some(field), StepSource::None) = (request.counts_steps(), &worker.step_source) {
+                let worker = name_of(&worker.identity);
+                return Err(StartError::NoSteps { field, worker });
+            }
+            let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
+            all.push(Chosen {
+                identity: worker.identity.clone(),
+                carries_files: worker.link.carries_files(),
+                plan,
+            });
+        }
+        if all.is_empty() {
+            return Err(StartError::NoWorkers { socket });
+        }
+        Ok(all)
+    }
+
+    fn lay_out(
+        &self,
+        label: Option<&SessionLabel>,
+    ) -> Result<(SessionDir, SessionRecord), StartError> {
+        let fence =
+            self.root.next_fence(&self.claim).map_err(|source| StartError::Root { source })?;
+        let mut tries = 0;
+        let dir = loop {
+            let id = SessionId::generate(&*self.clock, label);
+            tries += 1;
+            match self.root.create_session(&id) {
+                Ok(dir) => break dir,
+                Err(TraceRootError::Exists { .. }) if tries < ID_TRIES => {}
+                Err(source) => return Err(StartError::Root { source }),
+            }
+        };
+        let record = SessionRecord {
+            schema_version: RECORD_VERSION,
+            session: dir.id().to_string(),
+            prefix: label.map(|label| label.given().to_owned()),
+            fence,
+            asked: self.clock.now(),
+            t0: None,
+            merge: false,
+            allow_partial: false,
+            workers: Vec::new(),
+        };
+        Ok((dir, record))
+    }
+
+    fn make_spools(
+        &self,
+        dir: &SessionDir,
+        record: &mut SessionRecord,
+        chosen: &[Chosen],
+    ) -> Result<Vec<File>, StartError> {
+        let mut files = Vec::new();
+        for worker in chosen {
+            let place = TracePath::worker(&worker.identity);
+            let (file, spool) =
+                dir.create_file(&place, "spool").map_err(|source| StartError::Root { source })?;
+            files.push(file);
+            record.workers.push(WorkerRecord {
+                worker: worker.identity.clone(),
+                spool,
+                limits: worker.plan.limits.clone(),
+                formats: worker.plan.formats.clone(),
+                note: worker.plan.note.clone(),
+                late: false,
+            });
+        }
+        self.keep_record(dir, record)?;
+        Ok(files)
+    }
+
+    fn keep_record(&self, dir: &SessionDir, record: &SessionRecord) -> Result<(), StartError> {
+        let json =
+            serde_json::to_vec_pretty(record).map_err(|source| StartError::Record { source })?;
+        dir.write(RECORD_FILE, &json).map_err(|source| StartError::Root { source })
+    }
+
+    fn arm_and_commit(
+        self: &Arc<Self>,
+        dir: &SessionDir,
+        record: SessionRecord,
+        chosen: &[Chosen],
+        files: Vec<File>,
+    ) -> Result<StartAnswer, StartError> {
+        let id = record.session.clone();
+        let fence = record.fence;
+        let asks = arms(dir, &record, chosen, files);
+        {
+            let mut state = self.lock();
+            let session = Session::new(record, dir.path().to_owned());
+            state.sessions.insert(id.clone(), session);
+            state.current = Some(id.clone());
+        }
+        let armed = self.ask_all(asks, self.options.arm_deadline);
+        let failed = self.take_armed(&id, chosen, armed);
+        let allowed = self.allows(&id, failed.len(), chosen.len());
+        self.disarm(fence, if allowed { &failed } else { &[] }, (!allowed).then_some(chosen));
+        if !allowed {
+            self.forget(&id);
+            let workers = failed.into_iter().map(|(who, error)| (name_of(&who), error)).collect();
+            return Err(StartError::NotArmed { workers });
+        }
+        self.accept_failures(&id, failed);
+        // An instant that every worker reads while it is still to come, on an idle machine.
+        let mut t0 = self.clock.now();
+        let lead = u64::try_from(self.options.commit_lead.as_nanos()).unwrap_or(0);
+        t0.monotonic_ns += lead;
+        t0.realtime_ns += lead;
+        let commits = self.begin(&id, fence, t0);
+        let answers = self.ask_all(commits, self.options.answer_deadline);
+        self.take_committed(&id, answers);
+        let record = self.lock().sessions.get(&id).map(|session| session.record.clone());
+        if let Some(record) = record {
+            // The session runs: what the disk does not take costs adoption, not the capture.
+            if let Err(error) = self.keep_record(dir, &record) {
+                tracing::warn!(error = super::error::message(&error), "no record was kept");
+            }
+        }
+        self.run_exports(&id);
+        self.tell();
+        Ok(self.answer(&id))
+    }
+
+    /// Notes who is ready; gives back who is not, and why.
+    fn take_armed(
+        &self,
+        id: &str,
+        chosen: &[Chosen],
+        mut answers: Answers,
+    ) -> Vec<(WorkerIdentity, WorkerError)> {
+        let mut failed = Vec::new();
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(id) else { return failed };
+        for worker in chosen {
+            let key = &worker.identity.key;
+            let error = match answers.remove(key) {
+                Some(Ok(AgentReply::Armed(armed))) => {
+                    session.take_armed(key, *armed);
+                    continue;
+                }
+                Some(Ok(_)) => WorkerError::new("protocol", "the answer to the arm is none"),
+                Some(Err(error)) => error,
+                None => no_answer("arm", self.options.arm_deadline),
+            };
+            failed.push((worker.identity.clone(), error));
+        }
+        failed
+    }
+
+    /// Whether the start goes on without those that failed.
+    fn allows(&self, id: &str, failed: usize, asked: usize) -> bool {
+        let state = self.lock();
+        let partial = state.sessions.get(id).is_some_and(|session| session.record.allow_partial);
+        failed == 0 || (partial && failed < asked)
+    }
+
+    /// The start said beforehand that it does without them.
+    fn accept_failures(&self, id: &str, failed: Vec<(WorkerIdentity, WorkerError)>) {
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(id) else { return };
+        for (worker, error) in failed {
+            let Some(run) = session.run_mut(&worker.key) else { continue };
+            run.give_up(error);
+            run.accepted = true;
+        }
+    }
+
+    /// Tells workers to forget the session: those that failed, or on a rollback all.
+    fn disarm(&self, fence: u64, failed: &[(WorkerIdentity, WorkerError)], all: Option<&[Chosen]>) {
+        let mut keys: Vec<&str> = failed.iter().map(|(worker, _)| worker.key.as_str()).collect();
+        keys.extend(all.into_iter().flatten().map(|worker| worker.identity.key.as_str()));
+        let asks = keys
+            .into_iter()
+            .map(|key| Ask {
+                worker: key.to_owned(),
+                request: AgentRequest::Disarm { fence },
+                file: None,
+            })
+            .collect();
+        // A worker that does not hear it disarms itself, for want of a commit.
+        let _answers = self.ask_all(asks, self.options.answer_deadline);
+    }
+
+    /// Fixes T0, and makes the questions that tell it.
+    fn begin(&self, id: &str, fence: u64, t0: Instant) -> Vec<Ask> {
+        let mut state = self.lock();
+        state.last = Some(id.to_owned());
+        let Some(session) = state.sessions.get_mut(id) else { return Vec::new() };
+        session.record.t0 = Some(t0);
+        let mut asks = Vec::new();
+        for run in &mut session.runs {
+            if run.armed.is_none() {
+                continue;
+            }
+            asks.push(Ask {
+                worker: run.key().to_owned(),
+                request: AgentRequest::Commit(Commit { fence, t0 }),
+                file: None,
+            });
+        }
+        asks
+    }
+
+    fn take_committed(&self, id: &str, mut answers: Answers) {
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(id) else { return };
+        for run in &mut session.runs {
+            if run.armed.is_none() {
+                continue;
+            }
+            match answers.remove(run.key()) {
+                Some(Ok(AgentReply::Committed { at })) => run.committed = Some(at),
+                Some(Ok(_)) => {
+                    run.error =
+                        Some(WorkerError::new("protocol", "the answer to the commit is none"));
+                }
+                Some(Err(error)) => run.error = Some(error),
+                None => run.error = Some(no_answer("commit", self.options.answer_deadline)),
+            }
+        }
+    }
+
+    fn answer(&self, id: &str) -> StartAnswer {
+        let state = self.lock();
+        let mut answer = StartAnswer {
+            session: id.to_owned(),
+            directory: String::new(),
+            t0: Instant::default(),
+            armed_spread_ns: 0,
+            commit_spread_ns: 0,
+            commit_late_ns: 0,
+            workers: Vec::new(),
+        };
+        let Some(session) = state.sessions.get(id) else { return answer };
+        answer.directory = session.directory.display().to_string();
+        answer.t0 = session.record.t0.unwrap_or_default();
+        let armed = session.runs.iter().filter_map(|run| run.armed.as_ref());
+        answer.armed_spread_ns = spread(armed.map(|armed| armed.at.monotonic_ns));
+        let committed = || session.runs.iter().filter_map(|run| run.committed);
+        answer.commit_spread_ns = spread(committed().map(|at| at.monotonic_ns));
+        let last = committed().map(|at| at.monotonic_ns).max().unwrap_or(0);
+        answer.commit_late_ns = last.saturating_sub(answer.t0.monotonic_ns);
+        for run in &session.runs {
+            let (worker, armed) = (&run.record.worker, run.armed.as_ref());
+            let note = run.record.note.clone().unwrap_or_default();
+            answer.workers.push(StartedWorker {
+                stage: worker.stage,
+                role: worker.role.clone(),
+                replica: worker.replica,
+                rank: worker.rank,
+                host: worker.host.clone(),
+                pid: worker.pid,
+                key: worker.key.clone(),
+                backend: armed.and_then(|armed| armed.backend.as_ref()).map(ToString::to_string),
+                why: if note.is_empty() {
+                    armed.map(|armed| armed.why.clone()).unwrap_or_default()
+                } else {
+                    note
+                },
+                error: run.error.clone().or_else(|| armed.and_then(|a| a.degraded.clone())),
+                limits: run.record.limits.clone(),
+            });
+        }
+        answer
+    }
+
+    /// A start that failed leaves nothing behind.
+    fn discard(&self, dir: &SessionDir) {
+        if let Err(error) = self.root.remove_session(dir.id()) {
+            tracing::warn!(error = super::error::message(&error), "a failed start left files");
+        }
+    }
+
+    fn forget(&self, id: &str) {
+        let mut state = self.lock();
+        state.sessions.remove(id);
+        if state.current.as_deref() == Some(id) {
+            state.current = None;
+        }
+    }
+}
+
+fn arms(dir: &SessionDir, record: &SessionRecord, chosen: &[Chosen], files: Vec<File>) -> Vec<Ask> {
+    let mut asks = Vec::new();
+    for ((worker, file), entry) in chosen.iter().zip(files).zip(&record.workers) {
+        let path = dir.path().join(&entry.spool).display().to_string();
+        asks.push(Ask {
+            worker: worker.identity.key.clone(),
+            request: AgentRequest::Arm(Box::new(Arm {
+                session: record.session.clone(),
+                prefix: record.prefix.clone(),
+                fence: record.fence,
+                spool_path: (!worker.carries_files).then_some(path),
+                capture: worker.plan.capture.clone(),
+                schedule: worker.plan.schedule.clone(),
+                limits: worker.plan.limits.clone(),
+            })),
+            file: worker.carries_files.then_some(file),
+        });
+    }
+    asks
+}
+
+/// The keys of the workers that the request selects.
+fn select(state: &State, request: &StartRequest, socket: &str) -> Result<Vec<String>, StartError> {
+    let workers: Vec<&WorkerIdentity> =
+        state.workers.values().map(|worker| &worker.identity).collect();
+    if workers.is_empty() {
+        return Err(StartError::NoWorkers { socket: socket.to_owned() });
+    }
+    let by_stage = StartRequest { stages: request.stages.clone(), ..StartRequest::default() };
+    let in_stages: Vec<&WorkerIdentity> =
+        workers.iter().copied().filter(|worker| by_stage.selects(worker)).collect();
+    known("stage", &request.stages, &workers, |worker| worker.stage)?;
+    known("replica", &request.replicas, &in_stages, |worker| worker.replica)?;
+    known("rank", &request.ranks, &in_stages, |worker| worker.rank)?;
+    let selected = workers.iter().filter(|worker| request.selects(worker));
+    let keys: Vec<String> = selected.map(|worker| worker.key.clone()).collect();
+    if keys.is_empty() {
+        let names: Vec<String> = workers.iter().map(|worker| name_of(worker)).collect();
+        return Err(StartError::NoneSelected { exists: names.join("; ") });
+    }
+    Ok(keys)
+}
+
+fn known(
+    what: &'static str,
+    asked: &Option<Vec<u32>>,
+    workers: &[&WorkerIdentity],
+    number_of: impl Fn(&WorkerIdentity) -> Option<u32>,
+) -> Result<(), StartError> {
+    let mut exists: Vec<u32> = workers.iter().filter_map(|worker| number_of(worker)).collect();
+    exists.sort_unstable();
+    exists.dedup();
+    for number in asked.iter().flatten() {
+        if exists.contains(number) {
+            continue;
+        }
+        let exists = match exists.as_slice() {
+            [] => "none".to_owned(),
+            list => list.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+        };
+        return Err(StartError::Unknown { what, number: *number, exists });
+    }
+    Ok(())
+}
+
+/// Who a worker is, in a few words.
+pub(super) fn name_of(worker: &WorkerIdentity) -> String {
+    let number = |number: Option<u32>| number.map_or("?".to_owned(), |n| n.to_string());
+    format!(
+        "stage {} {}, replica {}, rank {} (pid {} on {})",
+        number(worker.stage),
+        worker.role.as_deref().unwrap_or("?"),
+        number(worker.replica),
+        number(worker.rank),
+        worker.pid,
+        worker.host
+    )
+}
+
+fn spread(instants: impl Iterator<Item = u64> + Clone) -> u64 {
+    match (instants.clone().min(), instants.max()) {
+        (Some(first), Some(last)) => last - first,
+        _ => 0,
+    }
+}

@@ -1,0 +1,230 @@
+//! What goes on.
+
+use profiler_core::clock::Instant;
+use profiler_core::control::{SessionStatus, WorkerState};
+use profiler_core::probe::ProbeReport;
+use profiler_core::schedule::Limits;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::state::{Inner, Worker};
+use crate::manifest::{InstantLine, LimitsLine, SessionState};
+use crate::session::Session;
+
+/// What goes on in a controller.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct Status {
+    /// This build.
+    pub version: String,
+    /// The controller's process.
+    pub pid: u32,
+    /// The directory that holds all sessions.
+    pub root: String,
+    /// Whether a session records, absent = none.
+    pub session: Option<RunningSession>,
+    /// Sessions that record no more and are still being exported.
+    pub exporting: Vec<String>,
+    /// The session that was started last, with what ended it.
+    pub last: Option<LastSession>,
+    /// The limits of a start that names none.
+    #[schema(value_type = LimitsLine)]
+    pub default_limits: Limits,
+    /// The workers that have joined.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// The session that was started last.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct LastSession {
+    /// Its id.
+    pub session: String,
+    /// Where it stands.
+    pub state: SessionState,
+    /// What ended it, once something did.
+    pub stopped_by: Option<String>,
+}
+
+/// The session that records.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct RunningSession {
+    /// Its id.
+    pub session: String,
+    /// The label that the user gave.
+    pub prefix: Option<String>,
+    /// Where it stands.
+    pub state: SessionState,
+    /// T0.
+    #[schema(value_type = Option<InstantLine>)]
+    pub t0: Option<Instant>,
+    /// Its workers.
+    pub workers: Vec<RunningWorker>,
+}
+
+/// A worker of the session that records.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct RunningWorker {
+    /// The worker's key.
+    pub key: String,
+    /// Its state, absent = not known.
+    #[schema(value_type = Option<String>)]
+    pub state: Option<WorkerState>,
+    /// Whether its link is up.
+    pub linked: bool,
+    /// Steps seen since the commit.
+    pub steps: u64,
+    /// Rows written so far.
+    pub rows: u64,
+    /// Rows lost so far.
+    pub lost: u64,
+    /// Bytes of the spool so far.
+    pub spool_bytes: u64,
+    /// What ended it, once something did.
+    pub stopped_by: Option<String>,
+    /// The limits in force.
+    #[schema(value_type = LimitsLine)]
+    pub limits: Limits,
+}
+
+/// A worker that has joined.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// The pipeline stage.
+    pub stage: Option<u32>,
+    /// What the stage does.
+    pub role: Option<String>,
+    /// The replica of the stage.
+    pub replica: Option<u32>,
+    /// The rank within the replica.
+    pub rank: Option<u32>,
+    /// The host.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// What tells it from a process that all else makes equal.
+    pub key: String,
+    /// The executable's name.
+    pub program: String,
+    /// The version of its agent.
+    pub agent_version: String,
+    /// How its agent got into the process.
+    pub joined_by: String,
+    /// Where its steps come from: `api`, `marker:<pattern>` or `none`.
+    pub step_source: String,
+    /// Its state.
+    #[schema(value_type = String)]
+    pub state: WorkerState,
+    /// Its backends and what they found.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct BackendStatus {
+    /// Its id.
+    pub id: String,
+    /// Whether it can record.
+    pub available: bool,
+    /// Its devices' names.
+    pub devices: Vec<String>,
+    /// Why it cannot, and what to do; or what a person should know.
+    pub notes: Vec<String>,
+}
+
+impl Inner {
+    pub(super) fn status(&self) -> Status {
+        let mut state = self.lock();
+        state.release_current();
+        let session = |id: &Option<String>| id.as_ref().and_then(|id| state.sessions.get(id));
+        let current = session(&state.current);
+        let exporting = state.sessions.values().filter(|s| s.state() == SessionState::Exporting);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            root: self.root.path().display().to_string(),
+            session: current.map(running),
+            exporting: exporting.map(|session| session.id().to_owned()).collect(),
+            last: session(&state.last).map(|session| LastSession {
+                session: session.id().to_owned(),
+                state: session.state(),
+                stopped_by: session.manifest().stopped_by,
+            }),
+            default_limits: self.options.defaults.all.limits.clone(),
+            workers: state.workers.values().map(worker).collect(),
+        }
+    }
+}
+
+fn running(session: &Session) -> RunningSession {
+    let workers = session.runs.iter().map(|run| {
+        let status = run.status.as_ref();
+        let number = |field: fn(&SessionStatus) -> u64| status.map_or(0, field);
+        RunningWorker {
+            key: run.key().to_owned(),
+            state: status.map(|status| status.state),
+            linked: run.linked,
+            steps: number(|status| status.steps),
+            rows: number(|status| status.rows),
+            lost: number(|status| status.lost),
+            spool_bytes: number(|status| status.spool_bytes),
+            stopped_by: status.and_then(|status| status.stopped_by.clone()),
+            limits: run.record.limits.clone(),
+        }
+    });
+    RunningSession {
+        session: session.id().to_owned(),
+        prefix: session.record.prefix.clone(),
+        state: session.state(),
+        t0: session.record.t0,
+        workers: workers.collect(),
+    }
+}
+
+fn worker(worker: &Worker) -> WorkerStatus {
+    use profiler_core::schedule::StepSource;
+    let identity = &worker.identity;
+    let backends = worker.backends.iter().map(|backend| match &backend.report {
+        ProbeReport::Available { devices, notes } => BackendStatus {
+            id: backend.id.to_string(),
+            available: true,
+            devices: devices.iter().map(|device| device.name.clone()).collect(),
+            notes: notes.clone(),
+        },
+        ProbeReport::Unavailable { reason } => BackendStatus {
+            id: backend.id.to_string(),
+            available: false,
+            devices: Vec::new(),
+            notes: vec![format!("{} {}", reason.message, reason.remedy).trim().to_owned()],
+        },
+        _ => BackendStatus {
+            id: backend.id.to_string(),
+            available: false,
+            devices: Vec::new(),
+            notes: Vec::new(),
+        },
+    });
+    WorkerStatus {
+        stage: identity.stage,
+        role: identity.role.clone(),
+        replica: identity.replica,
+        rank: identity.rank,
+        host: identity.host.clone(),
+        pid: identity.pid,
+        key: identity.key.clone(),
+        program: identity.program.clone(),
+        agent_version: worker.agent_version.clone(),
+        joined_by: worker.joined_by.clone(),
+        step_source: match &worker.step_source {
+            StepSource::Api => "api".to_owned(),
+            StepSource::Marker(pattern) => format!("marker:{pattern}"),
+            _ => "none".to_owned(),
+        },
+        state: worker.status.as_ref().map_or(WorkerState::Idle, |status| status.state),
+        backends: backends.collect(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Links over Unix sockets.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use profiler_agent::link::{Connection, LinkError, Peer};
+use profiler_core::control::{FromAgent, ToAgent};
+
+use super::WorkerLink;
+
+/// The user that the kernel shows for one whom this user namespace does not know.
+const OVERFLOW_UID: u32 = 65_534;
+
+/// A link to another process.
+#[derive(Debug)]
+pub struct SocketLink {
+    connection: Connection,
+    trusted: bool,
+}
+
+impl SocketLink {
+    /// A link over an accepted connection.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::ForeignPeer`] where the peer is another user of this machine.
+    pub fn accept(connection: Connection) -> Result<Self, LinkError> {
+        let Peer { uid, .. } = connection.peer()?;
+        let own = rustix::process::geteuid().as_raw();
+        let trusted = uid == own || uid == 0;
+        if !trusted && uid != OVERFLOW_UID {
+            connection.close();
+            return Err(LinkError::ForeignPeer { uid, own });
+        }
+        Ok(Self { connection, trusted })
+    }
+}
+
+impl WorkerLink for SocketLink {
+    fn send(&self, message: &ToAgent, file: Option<OwnedFd>) -> Result<(), LinkError> {
+        self.connection.send(message, file.as_ref().map(OwnedFd::as_fd))
+    }
+
+    fn receive(&self, timeout: Option<Duration>) -> Result<FromAgent, LinkError> {
+        receive(&self.connection, timeout)
+    }
+
+    fn carries_files(&self) -> bool {
+        true
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    fn close(&self) {
+        self.connection.close();
+    }
+}
+
+/// A link to an agent in the controller's own process.
+#[derive(Debug)]
+pub struct LocalLink {
+    connection: Connection,
+}
+
+impl LocalLink {
+    /// A link over the controller's end of a pair.
+    #[must_use]
+    pub fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+}
+
+impl WorkerLink for LocalLink {
+    fn send(&self, message: &ToAgent, file: Option<OwnedFd>) -> Result<(), LinkError> {
+        self.connection.send(message, file.as_ref().map(OwnedFd::as_fd))
+    }
+
+    fn receive(&self, timeout: Option<Duration>) -> Result<FromAgent, LinkError> {
+        receive(&self.connection, timeout)
+    }
+
+    fn carries_files(&self) -> bool {
+        true
+    }
+
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {
+        self.connection.close();
+    }
+}
+
+fn receive(connection: &Connection, timeout: Option<Duration>) -> Result<FromAgent, LinkError> {
+    // No message of an agent carries a file; one that comes is closed here.
+    let (message, _file) = match timeout {
+        None => connection.recv()?,
+        Some(timeout) => connection.recv_timeout(timeout)?,
+    };
+    Ok(message)
+}

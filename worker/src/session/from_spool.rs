@@ -1,0 +1,101 @@
+//! What a spool alone tells of a worker that cannot tell any more.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use profiler_core::clock::Instant;
+use profiler_core::control::{WorkerError, WorkerResult};
+use profiler_core::record::{Row as _, Step, Window, WindowEdge};
+use profiler_core::spool::{Block, SpoolReadError, SpoolReader};
+
+use super::run::WORKER_DIED;
+
+/// What a spool's writer is.
+#[derive(Debug)]
+pub(crate) enum SpoolFate {
+    /// It lives and holds the spool.
+    Writing,
+    /// The spool is all there is, and this is what it holds.
+    Left(Box<WorkerResult>),
+}
+
+/// Looks at a spool whose worker does not speak.
+pub(crate) fn look(path: &Path) -> Result<SpoolFate, SpoolReadError> {
+    let mut reader = SpoolReader::open(path)?;
+    // Read before the rest, so that what a writer that lives still adds is not missed as dead.
+    let alive = reader.writer_alive().unwrap_or(false);
+    if alive {
+        return Ok(SpoolFate::Writing);
+    }
+    let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+    let mut marks = Vec::new();
+    let mut block = Block::new();
+    while let Some(info) = reader.skim()? {
+        if info.is_repeated {
+            continue;
+        }
+        *rows.entry(info.kind.to_string()).or_default() += u64::from(info.rows);
+        if info.kind == Window::KIND && reader.load(&info, &mut block)? {
+            marks.extend_from_slice(block.rows::<Window>().unwrap_or_default());
+        }
+    }
+    let spool_bytes = reader.file_len()?;
+    let mut result = WorkerResult {
+        session: reader.header().session.clone(),
+        fence: reader.header().fence,
+        worker: reader.header().worker.clone(),
+        backend: None,
+        why: "read from the spool that the worker left".to_owned(),
+        degraded: None,
+        error: None,
+        windows: windows(&marks),
+        steps: rows.get(&Step::KIND.to_string()).copied().unwrap_or(0),
+        stopped_by: WORKER_DIED.to_owned(),
+        rows,
+        lost: BTreeMap::new(),
+        spool_bytes,
+        spool_closed: reader.is_closed(),
+        clock_error_ns: 0,
+        own_cpu_ns: 0,
+        own_memory_bytes: 0,
+        device_used: None,
+        driver: None,
+        notes: Vec::new(),
+    };
+    let skipped = reader.skipped();
+    if skipped.damaged_bytes > 0 {
+        result.notes.push(format!("{} damaged bytes were skipped", skipped.damaged_bytes));
+    }
+    match reader.footer() {
+        Some(footer) => {
+            for (cause, count) in footer.lost.by_cause() {
+                result.lost.insert(cause.text().to_owned(), count);
+            }
+            result.stopped_by = footer.end.code().to_owned();
+        }
+        None => {
+            let message = format!(
+                "the process ended while it recorded; its spool is read up to the last whole \
+                 block ({spool_bytes} bytes, {} of them behind it)",
+                skipped.tail_bytes
+            );
+            result.error = Some(WorkerError::new(WORKER_DIED, message));
+        }
+    }
+    Ok(SpoolFate::Left(Box::new(result)))
+}
+
+fn windows(marks: &[Window]) -> Vec<(Instant, Option<Instant>)> {
+    let mut windows: BTreeMap<u32, (Option<Instant>, Option<Instant>)> = BTreeMap::new();
+    for mark in marks {
+        let at = Instant { monotonic_ns: mark.monotonic, realtime_ns: mark.realtime };
+        let window = windows.entry(mark.window).or_default();
+        if mark.edge == WindowEdge::Begin.number() {
+            window.0 = Some(at);
+        }
+        if mark.edge == WindowEdge::End.number() {
+            window.1 = Some(at);
+        }
+    }
+    windows.into_values().filter_map(|(begin, end)| Some((begin?, end))).collect()
+}

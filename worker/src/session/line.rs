@@ -1,0 +1,142 @@
+//! A worker's line in the manifest.
+
+use std::path::Path;
+
+use profiler_core::control::{WorkerError, WorkerResult};
+
+use super::export::Progress;
+use super::run::{NO_ANSWER, WorkerRun};
+use crate::manifest::{FileLine, FileState, LineState, Window, WorkerLine};
+
+/// Kinds of rows that only a device gives.
+const DEVICE_KINDS: [&str; 4] = ["kernel", "memcpy", "memset", "communication"];
+
+impl WorkerRun {
+    /// The line, as far as it is known.
+    pub(super) fn line(&self, directory: &Path) -> WorkerLine {
+        let mut line = WorkerLine::of(&self.record.worker, self.record.limits.clone());
+        line.late = self.record.late;
+        line.accepted = self.accepted;
+        if let Some(armed) = &self.armed {
+            line.backend = armed.backend.as_ref().map(ToString::to_string);
+            line.why.clone_from(&armed.why);
+        }
+        if let Some(status) = &self.status {
+            line.steps = status.steps;
+            line.stopped_by.clone_from(&status.stopped_by);
+        }
+        if let Some(result) = &self.result {
+            fill(&mut line, result);
+        }
+        if let Some(note) = &self.record.note {
+            line.notes.push(note.clone());
+        }
+        for (cause, count) in &self.left_out {
+            line.drops.insert(cause.clone(), *count);
+        }
+        line.files = self.files(directory);
+        (line.state, line.error) = self.outcome();
+        line.accepted |= line.error.is_some() && line.error == self.degraded();
+        line
+    }
+
+    fn files(&self, directory: &Path) -> Vec<FileLine> {
+        let mut files = Vec::new();
+        let bytes = match (&self.spool_sum, &self.result) {
+            (Some((bytes, _)), _) => Some(*bytes),
+            (None, Some(result)) => Some(result.spool_bytes),
+            (None, None) => directory.join(&self.record.spool).metadata().ok().map(|m| m.len()),
+        };
+        let closed = self.result.as_ref().is_some_and(|result| result.spool_closed);
+        if bytes.is_some_and(|bytes| bytes > 0) {
+            files.push(FileLine {
+                path: self.record.spool.display().to_string(),
+                format: "spool".to_owned(),
+                bytes,
+                crc32: self.spool_sum.map(|(_, crc)| format!("{crc:08x}")),
+                state: match (closed, self.is_settled()) {
+                    (true, _) => FileState::Complete,
+                    (false, false) => FileState::Exporting,
+                    (false, true) => FileState::Failed,
+                },
+                error: None,
+                command: None,
+            });
+        }
+        if self.armed.is_some() || self.result.is_some() {
+            files.extend(self.exports.iter().map(|export| export.line(Path::new(""))));
+        }
+        files
+    }
+
+    /// What it records less than asked, because that was allowed.
+    fn degraded(&self) -> Option<WorkerError> {
+        let result = self.result.as_ref().and_then(|result| result.degraded.clone());
+        result.or_else(|| self.armed.as_ref().and_then(|armed| armed.degraded.clone()))
+    }
+
+    fn outcome(&self) -> (LineState, Option<WorkerError>) {
+        if let Some(error) = &self.error {
+            let state = match error.code.as_str() {
+                _ if self.accepted => LineState::Degraded,
+                NO_ANSWER => LineState::Missing,
+                _ => LineState::Failed,
+            };
+            return (state, Some(error.clone()));
+        }
+        let Some(result) = &self.result else { return (LineState::Exporting, None) };
+        if let Some(error) = &result.error {
+            return (LineState::Failed, Some(error.clone()));
+        }
+        for export in &self.exports {
+            if let Progress::Failed(error) = &export.progress {
+                return (LineState::Degraded, Some(error.clone()));
+            }
+        }
+        if let Some(error) = no_device_records(result) {
+            return (LineState::Degraded, Some(error));
+        }
+        if let Some(error) = self.degraded() {
+            return (LineState::Degraded, Some(error));
+        }
+        if !self.exports.iter().all(super::Export::is_over) {
+            return (LineState::Exporting, None);
+        }
+        let pending =
+            self.exports.iter().any(|export| matches!(export.progress, Progress::Pending { .. }));
+        (if pending { LineState::Pending } else { LineState::Complete }, None)
+    }
+}
+
+fn fill(line: &mut WorkerLine, result: &WorkerResult) {
+    line.backend = result.backend.as_ref().map(ToString::to_string);
+    line.why.clone_from(&result.why);
+    line.driver = result.driver;
+    line.stopped_by = Some(result.stopped_by.clone());
+    line.steps = result.steps;
+    line.windows = result
+        .windows
+        .iter()
+        .map(|(begin, end)| Window { begin: Some(*begin), end: *end })
+        .collect();
+    line.clock_error_ns = result.clock_error_ns;
+    line.records.clone_from(&result.rows);
+    line.drops.clone_from(&result.lost);
+    line.own_cpu_ns = result.own_cpu_ns;
+    line.own_memory_bytes = result.own_memory_bytes;
+    line.notes.clone_from(&result.notes);
+}
+
+/// A device that was used and gave no row is no success.
+fn no_device_records(result: &WorkerResult) -> Option<WorkerError> {
+    let backend = result.backend.as_ref()?;
+    let rows: u64 = DEVICE_KINDS.iter().filter_map(|kind| result.rows.get(*kind)).sum();
+    if rows > 0 || result.device_used != Some(true) {
+        return None;
+    }
+    let message = format!(
+        "the process used its device while `{backend}` recorded, and no record came: another \
+         tool may hold the driver's profiling interface"
+    );
+    Some(WorkerError::new("no_device_records", message))
+}

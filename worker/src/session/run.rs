@@ -1,0 +1,169 @@
+//! A worker's part in a session.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use profiler_core::clock::Instant;
+use profiler_core::control::{Armed, SessionStatus, WorkerError, WorkerResult};
+
+use super::export::{Export, ExportStep};
+use super::record::WorkerRecord;
+use crate::exports::ExportEnd;
+
+/// A worker's part.
+#[derive(Debug)]
+pub(crate) struct WorkerRun {
+    pub(crate) record: WorkerRecord,
+    /// Its answer to the arm.
+    pub(crate) armed: Option<Armed>,
+    /// When it read the commit.
+    pub(crate) committed: Option<Instant>,
+    /// What it said last.
+    pub(crate) status: Option<SessionStatus>,
+    /// What came of it, by itself or from its spool.
+    pub(crate) result: Option<WorkerResult>,
+    /// What went wrong, as the controller sees it.
+    pub(crate) error: Option<WorkerError>,
+    /// Whether nothing more is expected of it.
+    pub(crate) given_up: bool,
+    /// The start accepted its failure beforehand.
+    pub(crate) accepted: bool,
+    /// Whether the stop was sent.
+    pub(crate) stop_sent: bool,
+    /// Whether its link is up.
+    pub(crate) linked: bool,
+    /// The size and CRC of its spool, once it is closed.
+    pub(crate) spool_sum: Option<(u64, u32)>,
+    /// Whether that is known.
+    pub(crate) summing: Summing,
+    /// Rows that its exports left out, by cause.
+    pub(crate) left_out: BTreeMap<String, u64>,
+    pub(crate) exports: Vec<Export>,
+}
+
+/// How far the summing up of a spool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Summing {
+    Open,
+    Running,
+    Done,
+}
+
+impl WorkerRun {
+    pub(crate) fn new(record: &WorkerRecord) -> Self {
+        let exports = record
+            .formats
+            .iter()
+            .map(|format| Export::new(record.spool.with_extension(format.extension()), *format))
+            .collect();
+        Self {
+            record: record.clone(),
+            armed: None,
+            committed: None,
+            status: None,
+            result: None,
+            error: None,
+            given_up: false,
+            accepted: false,
+            stop_sent: false,
+            linked: true,
+            spool_sum: None,
+            summing: Summing::Open,
+            left_out: BTreeMap::new(),
+            exports,
+        }
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &str {
+        &self.record.worker.key
+    }
+
+    /// Whether it records no more, as far as can be known.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.result.is_some() || self.given_up
+    }
+
+    /// Whether there is a spool that something can be read from.
+    pub(crate) fn has_spool(&self) -> bool {
+        self.result.as_ref().is_some_and(|result| result.spool_bytes > 0)
+    }
+
+    pub(crate) fn take_armed(&mut self, armed: Armed) {
+        // What became known at the arm; the names of files stay as they are.
+        self.record.worker = armed.worker.clone();
+        self.armed = Some(armed);
+    }
+
+    pub(crate) fn take_result(&mut self, result: WorkerResult) {
+        self.record.worker = result.worker.clone();
+        // It did answer, though late.
+        if self.error.as_ref().is_some_and(|error| error.code == NO_ANSWER) {
+            self.error = None;
+        }
+        self.result = Some(result);
+    }
+
+    /// Nothing more is expected of it. Its exports, if there is anything to export, do not follow.
+    pub(crate) fn give_up(&mut self, error: WorkerError) {
+        if self.result.is_some() {
+            return;
+        }
+        self.error = Some(error);
+        self.given_up = true;
+    }
+
+    /// The exports that are due: the first format follows from the commit on, all others wait for
+    /// the worker's end.
+    pub(super) fn due_exports(
+        &mut self,
+        index: usize,
+        directory: &Path,
+        can_run: bool,
+        following: bool,
+        steps: &mut Vec<ExportStep>,
+    ) {
+        let settled = self.is_settled();
+        let spool = directory.join(&self.record.spool);
+        if settled && !self.has_spool() {
+            for export in &mut self.exports {
+                export.give_up();
+            }
+            return;
+        }
+        for (number, export) in self.exports.iter_mut().enumerate() {
+            let follow = !settled;
+            if follow && !(following && can_run && number == 0 && self.armed.is_some()) {
+                continue;
+            }
+            export.due_as(
+                follow,
+                Some(index),
+                number,
+                vec![spool.clone()],
+                directory,
+                can_run,
+                steps,
+            );
+        }
+    }
+
+    /// An export ended.
+    pub(crate) fn take_export(&mut self, number: usize, end: &ExportEnd) {
+        if let ExportEnd::Done(report) = end {
+            for (cause, count) in &report.drops {
+                let known = self.left_out.entry(cause.clone()).or_default();
+                *known = (*known).max(*count);
+            }
+        }
+        if let Some(export) = self.exports.get_mut(number) {
+            export.take_end(end);
+        }
+    }
+}
+
+/// The code of a worker that did not answer in time.
+pub(crate) const NO_ANSWER: &str = "no_answer";
+
+/// The code of a worker whose process is gone.
+pub(crate) const WORKER_DIED: &str = "worker_died";

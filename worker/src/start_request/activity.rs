@@ -1,0 +1,42 @@
+//! What the `activities` of a start body name.
+
+use profiler_core::config::DeviceUse;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// An activity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[non_exhaustive]
+pub enum Activity {
+    /// Counters, sampled stacks, operators and spans.
+    Cpu,
+    /// The device, through its backend.
+    Gpu,
+    /// Allocations and frees.
+    Mem,
+}
+
+/// The activities of a start, read as what they switch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Activities {
+    /// Record the host.
+    pub host: bool,
+    /// Record the device.
+    pub device: DeviceUse,
+    /// Record allocations and frees.
+    pub memory: bool,
+}
+
+impl Activities {
+    /// What a list switches on.
+    #[must_use]
+    pub fn of(list: &[Activity]) -> Self {
+        Self {
+            host: list.contains(&Activity::Cpu),
+            device: if list.contains(&Activity::Gpu) { DeviceUse::Required } else { DeviceUse::No },
+            memory: list.contains(&Activity::Mem),
+        }
+    }
+}
