@@ -28,6 +28,8 @@ mod sample_rows;
 mod sampler;
 mod session;
 mod shared;
+mod signal;
+mod signal_sampler;
 mod usage;
 
 pub use backend::CpuBackend;

@@ -20,8 +20,8 @@ use crate::shared::Shared;
 /// How often rings are drained that nothing has filled.
 const DRAIN_PERIOD: Duration = Duration::from_millis(100);
 
-/// How often the threads of the target are listed, for those of which no record told.
-const RESCAN_PERIOD: Duration = Duration::from_secs(1);
+/// How long the thread sleeps when nothing is due.
+const IDLE_PERIOD: Duration = Duration::from_secs(1);
 
 /// All that the thread works with.
 pub(crate) struct Recorder {
@@ -44,7 +44,7 @@ impl Recorder {
         let poller = self.poller()?;
         let (mut sampler, why) = Sampler::attach(&self.plan, &self.process, &poller)?;
         self.tell_plan(&sampler, &why);
-        sampler.enable()?;
+        sampler.enable(&self.process, &*self.clock)?;
         self.shared.tell_ready();
 
         let mut notes = Vec::new();
@@ -75,10 +75,10 @@ impl Recorder {
     fn record(&mut self, poller: &Poller, sampler: &mut Sampler) -> bool {
         let mut next_drain = Instant::now();
         let mut next_counters = Instant::now();
-        let mut next_rescan = Instant::now() + RESCAN_PERIOD;
+        let mut next_rescan = Instant::now() + sampler.rescan_period();
         let mut target_ended = false;
         loop {
-            let mut wake = Instant::now() + RESCAN_PERIOD;
+            let mut wake = Instant::now() + IDLE_PERIOD;
             if self.intake.is_some() {
                 wake = wake.min(next_drain).min(next_rescan);
             }
@@ -110,7 +110,7 @@ impl Recorder {
             }
             if now >= next_rescan {
                 sampler.rescan(&self.process, poller);
-                next_rescan = now + RESCAN_PERIOD;
+                next_rescan = now + sampler.rescan_period();
             }
             let everything = now >= next_drain || commands.flush.is_some() || ready.target_ended;
             if everything || !ready.rings.is_empty() {

@@ -1,5 +1,8 @@
 //! Which sampler runs, and why.
 
+use std::time::Duration;
+
+use profiler_core::clock::ClockSource;
 use profiler_core::error::BackendError;
 
 use crate::perf_record::Record;
@@ -7,11 +10,15 @@ use crate::perf_sampler::{Layout, PerfSampler};
 use crate::plan::{Plan, SamplerChoice};
 use crate::poller::Poller;
 use crate::process::Process;
+use crate::refusal::Refusal;
+use crate::signal_sampler::SignalSampler;
 
 /// The sampler of a session.
 pub(crate) enum Sampler {
     /// The kernel's, by perf events.
     Perf(Box<PerfSampler>),
+    /// Ours, by signal timers.
+    Signal(SignalSampler),
     /// None: counters and spans go on.
     None,
 }
@@ -31,22 +38,40 @@ impl Sampler {
         if !plan.samples {
             return Ok((Self::None, "samples were not asked for".to_owned()));
         }
-        let _choice: SamplerChoice = plan.sampler;
-        match PerfSampler::attach(process, plan.sample_hz, plan.layout, poller) {
-            Ok(sampler) => {
-                Ok((Self::Perf(Box::new(sampler)), "the kernel allows perf events".to_owned()))
-            }
-            Err(refusal) if plan.counters => Ok((Self::None, refusal.text())),
-            Err(refusal) => Err(BackendError::Permission {
-                what: format!("sampling process {}", process.pid),
-                remedy: refusal.text(),
-            }),
+        let refusal = match Self::choose(plan, process, poller) {
+            Ok(chosen) => return Ok(chosen),
+            Err(refusal) => refusal,
+        };
+        if plan.counters {
+            return Ok((Self::None, refusal.text()));
         }
+        Err(BackendError::Permission {
+            what: format!("sampling process {}", process.pid),
+            remedy: refusal.text(),
+        })
+    }
+
+    fn choose(plan: &Plan, process: &Process, poller: &Poller) -> Result<(Self, String), Refusal> {
+        let hz = plan.sample_hz;
+        let asked = plan.sampler != SamplerChoice::Automatic;
+        let why = if asked { "it was asked for" } else { "the kernel allows perf events" };
+        let mut perf_refusal = None;
+        if plan.sampler != SamplerChoice::SignalTimer {
+            match PerfSampler::attach(process, hz, plan.layout, poller) {
+                Ok(sampler) => return Ok((Self::Perf(Box::new(sampler)), why.to_owned())),
+                // Signals reach no other process: the refusal is the whole story.
+                Err(refusal) if asked || !process.own => return Err(refusal),
+                Err(refusal) => perf_refusal = Some(refusal.text()),
+            }
+        }
+        let sampler = SignalSampler::attach(process, hz, poller)?;
+        Ok((Self::Signal(sampler), perf_refusal.unwrap_or_else(|| why.to_owned())))
     }
 
     pub(crate) fn text(&self) -> &'static str {
         match self {
             Self::Perf(_) => "perf_event",
+            Self::Signal(_) => "signal_timer",
             Self::None => "none",
         }
     }
@@ -54,7 +79,7 @@ impl Sampler {
     pub(crate) fn layout(&self) -> Option<Layout> {
         match self {
             Self::Perf(sampler) => Some(sampler.layout()),
-            Self::None => None,
+            Self::Signal(_) | Self::None => None,
         }
     }
 
@@ -62,6 +87,7 @@ impl Sampler {
     pub(crate) fn note(&self, why: &str) -> Option<String> {
         match self {
             Self::Perf(_) => None,
+            Self::Signal(_) => Some(format!("stacks were sampled by signal timers: {why}")),
             Self::None => Some(format!("no stacks were sampled: {why}")),
         }
     }
@@ -71,23 +97,34 @@ impl Sampler {
     /// # Errors
     ///
     /// [`BackendError::Io`] with the kernel's answer.
-    pub(crate) fn enable(&mut self) -> Result<(), BackendError> {
+    pub(crate) fn enable(
+        &mut self,
+        process: &Process,
+        clock: &dyn ClockSource,
+    ) -> Result<(), BackendError> {
         match self {
             Self::Perf(sampler) => sampler.enable().map_err(|source| BackendError::Io {
                 what: "enable the perf events".to_owned(),
                 source,
             }),
+            Self::Signal(sampler) => {
+                sampler.enable(process, clock);
+                Ok(())
+            }
             Self::None => Ok(()),
         }
     }
 
+    /// Ends sampling; what was taken can still be drained.
     pub(crate) fn disable(&mut self) {
         match self {
             Self::Perf(sampler) => sampler.disable(),
+            Self::Signal(sampler) => sampler.disable(),
             Self::None => {}
         }
     }
 
+    /// Hands over the records of the rings in `tokens`, or all there are.
     pub(crate) fn drain(
         &mut self,
         process: &Process,
@@ -97,48 +134,70 @@ impl Sampler {
     ) {
         match self {
             Self::Perf(sampler) => sampler.drain(process, poller, tokens, record),
+            Self::Signal(sampler) => sampler.drain(process, record),
             Self::None => {}
         }
     }
 
+    /// Looks for threads that nothing told of.
     pub(crate) fn rescan(&mut self, process: &Process, poller: &Poller) {
         match self {
             Self::Perf(sampler) => sampler.rescan(process, poller),
+            Self::Signal(sampler) => sampler.rescan(process),
             Self::None => {}
         }
     }
 
-    pub(crate) fn hung_up(&mut self, ring: u32, poller: &Poller) {
+    /// How often to look: a list of a thousand threads takes the kernel most of a millisecond.
+    pub(crate) fn rescan_period(&self) -> Duration {
         match self {
-            Self::Perf(sampler) => sampler.hung_up(ring, poller),
-            Self::None => {}
+            Self::Signal(sampler) if sampler.thread_count() < MANY_THREADS => {
+                Duration::from_millis(250)
+            }
+            _ => Duration::from_secs(1),
         }
     }
 
+    /// The threads of a ring have ended.
+    pub(crate) fn hung_up(&mut self, ring: u32, poller: &Poller) {
+        if let Self::Perf(sampler) = self {
+            sampler.hung_up(ring, poller);
+        }
+    }
+
+    /// Samples a thread no more.
     pub(crate) fn exclude(&mut self, thread: u32, poller: &Poller) {
         match self {
             Self::Perf(sampler) => sampler.exclude(thread, poller),
+            Self::Signal(sampler) => sampler.exclude(thread),
             Self::None => {}
         }
     }
 
     /// Samples dropped since the last call of which no record tells.
-    pub(crate) fn take_dropped(&mut self) -> u64 {
-        0
-    }
-
-    /// Records lost at the end without a record that tells.
-    pub(crate) fn lost_untold(&self) -> u64 {
+    pub(crate) fn take_dropped(&self) -> u64 {
         match self {
-            Self::Perf(sampler) => sampler.lost_untold(),
-            Self::None => 0,
+            Self::Signal(sampler) => sampler.take_dropped(),
+            Self::Perf(_) | Self::None => 0,
         }
     }
 
+    /// Records lost by the end of which no record tells.
+    pub(crate) fn lost_untold(&self) -> u64 {
+        match self {
+            Self::Perf(sampler) => sampler.lost_untold(),
+            Self::Signal(_) | Self::None => 0,
+        }
+    }
+
+    /// Threads that could not be sampled.
     pub(crate) fn missed_threads(&self) -> u64 {
         match self {
             Self::Perf(sampler) => sampler.missed_threads,
+            Self::Signal(sampler) => sampler.missed_threads,
             Self::None => 0,
         }
     }
 }
+
+const MANY_THREADS: usize = 200;

@@ -86,8 +86,12 @@ impl CpuSession {
     }
 
     fn end(&mut self, drain: Duration) -> Result<SessionSummary, BackendError> {
-        let State::Recording(thread) = std::mem::replace(&mut self.state, State::Stopped) else {
-            return Err(BackendError::NotStarted);
+        let thread = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Recording(thread) => thread,
+            other => {
+                self.state = other;
+                return Err(BackendError::NotStarted);
+            }
         };
         if self.owner != std::process::id() {
             let _never_joined = ManuallyDrop::new(thread);

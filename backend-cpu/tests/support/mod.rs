@@ -18,45 +18,45 @@ use zerocopy::FromBytes as _;
 
 /// What a session wrote.
 #[derive(Default)]
-pub struct MemorySink {
+pub(crate) struct MemorySink {
     inner: Mutex<Written>,
 }
 
 #[derive(Clone, Default)]
-pub struct Written {
-    pub streams: Vec<StreamInfo>,
-    pub samples: Vec<Sample>,
-    pub stacks: HashMap<StackId, Vec<u64>>,
-    pub threads: BTreeMap<u32, String>,
-    pub processes: BTreeMap<u32, String>,
-    pub modules: Vec<(Module, String, Vec<u8>)>,
-    pub strings: HashMap<(StreamId, u32), String>,
-    pub counters: Vec<(StreamId, Counter)>,
-    pub losses: Vec<Loss>,
-    pub facts: BTreeMap<String, String>,
-    pub groups: usize,
+pub(crate) struct Written {
+    pub(crate) streams: Vec<StreamInfo>,
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) stacks: HashMap<StackId, Vec<u64>>,
+    pub(crate) threads: BTreeMap<u32, String>,
+    pub(crate) processes: BTreeMap<u32, String>,
+    pub(crate) modules: Vec<(Module, String, Vec<u8>)>,
+    pub(crate) strings: HashMap<(StreamId, u32), String>,
+    pub(crate) counters: Vec<(StreamId, Counter)>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) facts: BTreeMap<String, String>,
+    pub(crate) groups: usize,
     /// The next groups are refused.
-    pub refuse: usize,
-    pub refused_rows: usize,
-    pub closed: bool,
+    pub(crate) refuse: usize,
+    pub(crate) refused_rows: usize,
+    pub(crate) closed: bool,
     /// The next group makes the sink panic.
-    pub panic: bool,
+    pub(crate) panic: bool,
 }
 
 impl MemorySink {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    pub fn written(&self) -> Written {
+    pub(crate) fn written(&self) -> Written {
         self.lock().clone()
     }
 
-    pub fn sample_count(&self) -> usize {
+    pub(crate) fn sample_count(&self) -> usize {
         self.lock().samples.len()
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut Written)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Written)) {
         change(&mut self.lock());
     }
 
@@ -148,7 +148,7 @@ impl RecordSink for MemorySink {
 
 impl Written {
     /// The last values of the counters, by name.
-    pub fn counter_names(&self) -> BTreeMap<String, (f64, String)> {
+    pub(crate) fn counter_names(&self) -> BTreeMap<String, (f64, String)> {
         let mut names = BTreeMap::new();
         for (stream, counter) in &self.counters {
             let name = self.strings[&(*stream, counter.name.0)].clone();
@@ -159,19 +159,19 @@ impl Written {
     }
 
     /// The samples with their frames.
-    pub fn stacks(&self) -> impl Iterator<Item = (&Sample, &[u64])> {
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = (&Sample, &[u64])> {
         self.samples.iter().map(|sample| (sample, self.stacks[&sample.stack].as_slice()))
     }
 
     /// The module around an address.
-    pub fn module(&self, address: u64) -> Option<&(Module, String, Vec<u8>)> {
+    pub(crate) fn module(&self, address: u64) -> Option<&(Module, String, Vec<u8>)> {
         let around = |m: &Module| (m.start_address..m.end_address).contains(&address);
         self.modules.iter().rfind(|(module, _, _)| around(module))
     }
 }
 
 /// Opens and starts a session.
-pub fn start(
+pub(crate) fn start(
     sink: &Arc<MemorySink>,
     config: &SessionConfig,
 ) -> Result<Box<dyn ProfileSession>, BackendError> {
@@ -181,7 +181,7 @@ pub fn start(
 }
 
 /// Waits for a condition.
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "timed out waiting for: {what}");
@@ -190,14 +190,14 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The processor time of the calling thread.
-pub fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Burns the processor for some time of its own.
 #[inline(never)]
-pub fn burn(time: Duration) -> u64 {
+pub(crate) fn burn(time: Duration) -> u64 {
     let end = thread_cpu() + time;
     let mut value = 1;
     while thread_cpu() < end {
@@ -206,35 +206,151 @@ pub fn burn(time: Duration) -> u64 {
     value
 }
 
-/// A leaf that takes nearly all the time of [`burn`].
+/// A leaf that takes nearly all the time of [`burn`]: it calls nothing, optimised or not.
 #[inline(never)]
-pub fn spin(mut value: u64, rounds: u32) -> u64 {
-    for round in 0..rounds {
-        value =
-            std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005) + u64::from(round));
+pub(crate) fn spin(mut value: u64, rounds: u32) -> u64 {
+    let mut round = 0;
+    while round < rounds {
+        value ^= value << 13;
+        value ^= value >> 7;
+        value ^= value << 17;
+        round += 1;
     }
     value
 }
 
 /// The addresses of [`spin`], as wide as it can be; it holds one loop.
-pub fn spin_range() -> std::ops::Range<u64> {
+pub(crate) fn spin_range() -> std::ops::Range<u64> {
     let start = spin as fn(u64, u32) -> u64 as usize as u64;
     start..start + 512
 }
 
 /// The addresses of [`burn`].
-pub fn burn_range() -> std::ops::Range<u64> {
+pub(crate) fn burn_range() -> std::ops::Range<u64> {
     let start = burn as fn(Duration) -> u64 as usize as u64;
     start..start + 1024
 }
 
 /// Whether this machine lets us sample by perf events, as the backend's probe tells.
-pub fn perf_allowed() -> bool {
+pub(crate) fn perf_allowed() -> bool {
     use profiler_core::probe::ProbeReport;
     match CpuBackend::new().probe() {
         ProbeReport::Available { notes, .. } => {
             notes.iter().any(|note| note.contains("by perf events"))
         }
         _ => false,
+    }
+}
+
+/// The id of the calling thread.
+pub(crate) fn thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// A process of this very test binary that runs one of its ignored tests.
+pub(crate) struct Child {
+    child: std::process::Child,
+    output: std::io::BufReader<std::process::ChildStdout>,
+    printed: String,
+}
+
+impl Child {
+    pub(crate) fn command(test: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.stdout(std::process::Stdio::piped()).stdin(std::process::Stdio::piped());
+        command
+    }
+
+    pub(crate) fn spawn(mut command: std::process::Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        Self { child, output, printed: String::new() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads on until the child has printed `text`.
+    pub(crate) fn wait_for_output(&mut self, text: &str) {
+        use std::io::BufRead as _;
+        while !self.printed.contains(text) {
+            let read = self.output.read_line(&mut self.printed).unwrap();
+            assert!(read > 0, "the child ended without {text:?}: {}", self.printed);
+        }
+    }
+
+    /// Reads on until the child has printed a line with `text`, and answers what stands behind it.
+    pub(crate) fn wait_for_line(&mut self, text: &str) -> String {
+        self.wait_for_output(text);
+        let line = self.printed.lines().find_map(|line| line.split_once(text));
+        line.map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+    }
+
+    /// Writes to the child's input.
+    pub(crate) fn say(&mut self, text: &str) {
+        use std::io::Write as _;
+        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits for a good end and answers what the child printed.
+    pub(crate) fn finish(mut self) -> String {
+        use std::io::Read as _;
+        self.output.read_to_string(&mut self.printed).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.printed);
+        assert!(self.printed.contains("1 passed"), "no such test: {}", self.printed);
+        std::mem::take(&mut self.printed)
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _gone: std::io::Result<()> = self.child.kill();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Ends the process when the test that started it has gone: its end of the pipe closes.
+pub(crate) fn end_with_parent() {
+    std::thread::Builder::new()
+        .name("watch".to_owned())
+        .spawn(|| {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).unwrap();
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+        })
+        .unwrap();
+}
+
+/// A file mapped as code.
+pub(crate) struct MappedCode {
+    start: *mut std::ffi::c_void,
+    len: usize,
+}
+
+/// Maps the first page of a file as code.
+#[expect(unsafe_code, reason = "mapping memory has no safe form")]
+pub(crate) fn map_code(path: &std::path::Path) -> MappedCode {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let file = std::fs::File::open(path).unwrap();
+    let protection = ProtFlags::READ | ProtFlags::EXEC;
+    let len = 4096;
+    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+    let start = unsafe { mmap(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE, &file, 0) };
+    MappedCode { start: start.unwrap(), len }
+}
+
+impl Drop for MappedCode {
+    #[expect(unsafe_code, reason = "unmapping memory has no safe form")]
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map_code`, and nobody refers into it.
+        unsafe { rustix::mm::munmap(self.start, self.len) }.unwrap();
     }
 }
