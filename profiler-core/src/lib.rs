@@ -12,6 +12,8 @@ pub mod backend;
 pub mod chunk;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod control;
 pub mod error;
 pub mod identity;

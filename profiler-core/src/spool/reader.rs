@@ -230,17 +230,49 @@ impl SpoolReader {
     ///
     /// As [`SpoolReader::next_block`].
     pub fn next_into(&mut self, block: &mut Block) -> Result<bool, SpoolReadError> {
+        self.next_into_where(block, |_| true)
+    }
+
+    /// As [`SpoolReader::next_into`], but passes over the blocks that are not wanted without
+    /// unpacking them.
+    ///
+    /// # Errors
+    ///
+    /// As [`SpoolReader::next_block`].
+    pub fn next_into_where(
+        &mut self,
+        block: &mut Block,
+        mut wanted: impl FnMut(&BlockInfo) -> bool,
+    ) -> Result<bool, SpoolReadError> {
         loop {
             match self.advance()? {
                 Next::Nothing => return Ok(false),
                 Next::Control => {}
                 Next::Rows(header) => {
-                    if self.is_wanted(&header) && self.take_rows(&header, block)? {
+                    if self.is_wanted(&header)
+                        && wanted(&BlockInfo::of(&header))
+                        && self.take_rows(&header, block)?
+                    {
                         return Ok(true);
                     }
                 }
             }
         }
+    }
+
+    /// As [`SpoolReader::next_block`], but passes over the blocks that are not wanted without
+    /// unpacking them.
+    ///
+    /// # Errors
+    ///
+    /// As [`SpoolReader::next_block`].
+    pub fn next_block_where(
+        &mut self,
+        mut wanted: impl FnMut(StreamId, RecordKind) -> bool,
+    ) -> Result<Option<Block>, SpoolReadError> {
+        let mut block = Block::new();
+        let is_there = self.next_into_where(&mut block, |info| wanted(info.stream, info.kind))?;
+        Ok(is_there.then_some(block))
     }
 
     /// What is known of the next block of rows of a known kind, which is passed over unread.

@@ -359,7 +359,11 @@ fn cut(text: &str) -> &str {
 
 fn check_batch(batch: &Batch<'_>) -> Result<(), MalformedGroup> {
     let stride = batch.stride as usize;
-    if stride == 0 || !stride.is_multiple_of(8) || stride > MAX_STRIDE || !batch.rows.len().is_multiple_of(stride) {
+    if stride == 0
+        || !stride.is_multiple_of(8)
+        || stride > MAX_STRIDE
+        || !batch.rows.len().is_multiple_of(stride)
+    {
         return Err(MalformedGroup);
     }
     if u32::try_from(batch.rows.len()).is_err() || u32::try_from(batch.heap.len()).is_err() {

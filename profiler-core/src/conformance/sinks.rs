@@ -1,0 +1,100 @@
+//! Sinks that do not simply take everything.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answer, Fixture, LONG, MemorySink, record_some, start, stop, wait_until};
+use crate::clock::SystemClock;
+use crate::record::LossCause;
+
+fn clock() -> Arc<SystemClock> {
+    Arc::new(SystemClock::new())
+}
+
+/// A sink that refuses groups counts them itself, once; the backend counts nothing again, sends
+/// the definitions of a refused group again and goes on.
+///
+/// # Panics
+///
+/// Where the backend does not keep that.
+pub fn a_full_sink_is_counted_exactly(fixture: &dyn Fixture) {
+    let sink = Arc::new(MemorySink::new(Answer::EverySecondFull));
+    let mut session = start(fixture, &sink, clock());
+    wait_until("a refused row", LONG, || {
+        fixture.work();
+        session.flush().unwrap_or_else(|error| panic!("flush: {}", crate::error::chain(&error)));
+        sink.refused() > 0
+    });
+    record_some(fixture, session.as_mut(), &sink);
+    sink.answer(Answer::Accept);
+    record_some(fixture, session.as_mut(), &sink);
+    stop(session.as_mut());
+    // Rows whose definitions were refused, or losses that were counted twice, are faults.
+    sink.assert_sound();
+    assert!(!sink.losses().contains_key(&LossCause::SinkFull));
+}
+
+/// Once the sink is closed the backend stops producing, and its stop still works.
+///
+/// # Panics
+///
+/// Where the backend does not keep that.
+pub fn a_closed_sink_ends_production(fixture: &dyn Fixture) {
+    let sink = Arc::new(MemorySink::new(Answer::Accept));
+    let mut session = start(fixture, &sink, clock());
+    record_some(fixture, session.as_mut(), &sink);
+    sink.answer(Answer::Closed);
+    let total = sink.total();
+    fixture.work();
+    // What the calls answer is the backend's choice; that they come back is not.
+    drop(session.flush());
+    drop(session.stop(super::DRAIN));
+    assert_eq!(sink.total(), total);
+    sink.assert_sound();
+}
+
+/// What was done before a flush reaches the sink within a second of it.
+///
+/// # Panics
+///
+/// Where the backend does not keep that.
+pub fn a_flush_is_visible_within_a_second(fixture: &dyn Fixture) {
+    let sink = Arc::new(MemorySink::new(Answer::Accept));
+    let mut session = start(fixture, &sink, clock());
+    fixture.work();
+    session.flush().unwrap_or_else(|error| panic!("flush: {}", crate::error::chain(&error)));
+    let expected = fixture.expected();
+    wait_until("every expected kind", Duration::from_secs(1), || {
+        expected.iter().all(|&kind| sink.rows(kind) > 0)
+    });
+    stop(session.as_mut());
+    sink.assert_sound();
+}
+
+/// A panic in the sink neither ends the process nor hangs the session, and a later session
+/// records. It may come out of `flush` and `stop`, where the door catches it.
+///
+/// # Panics
+///
+/// Where the backend does not keep that.
+pub fn a_panicking_sink_harms_nobody(fixture: &dyn Fixture) {
+    let sink = Arc::new(MemorySink::new(Answer::Accept));
+    let mut session = start(fixture, &sink, clock());
+    record_some(fixture, session.as_mut(), &sink);
+    sink.answer(Answer::Panic);
+    let total = sink.total();
+    fixture.work();
+    for _ in 0..3 {
+        drop(catch_unwind(AssertUnwindSafe(|| session.flush())));
+    }
+    drop(catch_unwind(AssertUnwindSafe(|| session.stop(super::DRAIN))));
+    drop(catch_unwind(AssertUnwindSafe(|| drop(session))));
+    assert_eq!(sink.total(), total);
+
+    let later = Arc::new(MemorySink::new(Answer::Accept));
+    let mut session = start(fixture, &later, clock());
+    record_some(fixture, session.as_mut(), &later);
+    stop(session.as_mut());
+    later.assert_sound();
+}
