@@ -72,7 +72,7 @@ impl Counters {
     /// Reads and emits all counters; `false` = the sink or the process has ended.
     pub(crate) fn sample(&mut self, time: u64) -> bool {
         let mut buffer = [0; 4096];
-        let Some(stat) = read(&self.stat, &mut buffer).and_then(|text| Stat::parse(text)) else {
+        let Some(stat) = read(&self.stat, &mut buffer).and_then(Stat::parse) else {
             return false;
         };
         let mut values: [Option<f64>; NAMES.len()] = [None; NAMES.len()];

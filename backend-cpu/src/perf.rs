@@ -95,10 +95,10 @@ impl Event {
         attributes.set_inherit(u64::from(request.inherit));
         // Threads only: a child process is recorded by an agent of its own.
         attributes.set_inherit_thread(u64::from(request.inherit));
-        let thread = i32::try_from(request.thread).map_err(|_| errno(libc::ESRCH))?;
+        let thread = i32::try_from(request.thread).or(Err(errno(libc::ESRCH)))?;
         let cpu = match request.cpu {
             None => -1,
-            Some(cpu) => i32::try_from(cpu).map_err(|_| errno(libc::ENODEV))?,
+            Some(cpu) => i32::try_from(cpu).or(Err(errno(libc::ENODEV)))?,
         };
         let flags = u64::from(sys::PERF_FLAG_FD_CLOEXEC);
         // SAFETY: `attributes` is an initialised `perf_event_attr` of the size it states, and

@@ -1,5 +1,11 @@
 //! Recording another process.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says what it skips"
+)]
+
 mod support;
 
 use std::os::unix::process::CommandExt as _;

@@ -1,5 +1,11 @@
 //! Recording the own process by perf events.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says what it skips"
+)]
+
 mod support;
 
 use std::sync::Arc;

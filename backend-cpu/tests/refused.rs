@@ -1,5 +1,11 @@
 //! What is left where the kernel refuses perf events.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says what it skips"
+)]
+
 mod support;
 
 use std::time::Duration;

@@ -1,6 +1,12 @@
 //! The fallback sampler. Its handler belongs to the whole process, so that each case has one of its
 //! own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says what it skips"
+)]
+
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

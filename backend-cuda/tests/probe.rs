@@ -1,5 +1,7 @@
 //! What the backend says of machines that a test can build.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::Path;
 use std::sync::Arc;
 

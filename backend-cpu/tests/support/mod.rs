@@ -1,6 +1,11 @@
 //! A sink in memory, work that can be found again, and waiting.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says what it skips"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -352,5 +357,51 @@ impl Drop for MappedCode {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map_code`, and nobody refers into it.
         unsafe { rustix::mm::munmap(self.start, self.len) }.unwrap();
+    }
+}
+
+/// Work for the conformance bodies: a busy thread.
+pub(crate) struct Work {
+    config: SessionConfig,
+}
+
+impl Work {
+    /// Sampled that way. Where perf events are refused, the bodies run on what is left.
+    pub(crate) fn with(sampler: &str, layout: &str) -> Self {
+        let mut config = SessionConfig::default();
+        if sampler == "perf_event" && !perf_allowed() {
+            println!("perf events are refused here: signal timers stand in for them");
+        } else {
+            config.options.insert("cpu.sampler".to_owned(), sampler.into());
+            config.options.insert("cpu.sampler.layout".to_owned(), layout.into());
+        }
+        Self { config }
+    }
+
+    /// Not sampled, only counted.
+    pub(crate) fn counters() -> Self {
+        Self { config: SessionConfig { samples: false, ..SessionConfig::default() } }
+    }
+}
+
+impl profiler_core::conformance::Fixture for Work {
+    fn backend(&self) -> Arc<dyn profiler_core::backend::ProfilerBackend> {
+        Arc::new(CpuBackend::new())
+    }
+
+    fn config(&self) -> SessionConfig {
+        self.config.clone()
+    }
+
+    fn work(&self) {
+        // Six periods at 99 Hz.
+        burn(Duration::from_millis(60));
+    }
+
+    fn expected(&self) -> Vec<profiler_core::record::RecordKind> {
+        match self.config.samples {
+            true => vec![Sample::KIND, Counter::KIND],
+            false => vec![Counter::KIND],
+        }
     }
 }
