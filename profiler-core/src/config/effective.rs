@@ -137,3 +137,11 @@ pub struct RefusedField {
     /// Why not, and what to do instead.
     pub reason: &'static str,
 }
+
+impl RefusedField {
+    /// A field that a caller refuses for a reason of its own.
+    #[must_use]
+    pub fn new(field: &'static str, value: ConfigValue, reason: &'static str) -> Self {
+        Self { field, value, reason }
+    }
+}

@@ -1,0 +1,139 @@
+//! `omniprof serve`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use profiler_worker::Controller;
+use profiler_worker::controller::BuildError;
+use profiler_worker::http::{HttpOptions, ServeError, Server};
+use profiler_worker::retention::RetentionPolicy;
+use profiler_worker::start_request::SessionDefaults;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::server::read_token;
+use crate::cli::{CommandError, DEFAULT_LISTEN, Exit, Output, ServeArgs};
+use crate::config::Resolved;
+
+/// How many threads answer requests; captures run on threads of their own.
+const HTTP_THREADS: usize = 2;
+
+pub(super) fn run(args: &ServeArgs, out: &Output) -> Result<Exit, CommandError> {
+    let resolved = args.config.load()?;
+    warn(&resolved);
+    let listen = args.listen.as_ref().or(resolved.settings.listen.as_ref());
+    let address = parse_address(listen.map_or(DEFAULT_LISTEN, String::as_str))?;
+    let token_file = args.token_file.as_ref().or(resolved.settings.token_file.as_ref());
+    let token = token_file.map(|path| read_token(path)).transpose()?;
+    if token.is_none() && !address.ip().is_loopback() {
+        // Said here too, before a root is claimed.
+        return Err(refused(ServeError::NoToken { address }));
+    }
+    let controller = Arc::new(build(args, &resolved, address, token.clone())?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .thread_name("omniprof-http")
+        .enable_all()
+        .build()?;
+    let options = HttpOptions { address, token, hosts: host_names() };
+    let served = runtime.block_on(async {
+        let (mut int, mut term) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let server = Server::bind(Arc::clone(&controller), options).await.map_err(refused)?;
+        let url = format!("http://{}", server.address());
+        let root = resolved.root(args.root.dir.as_deref());
+        let root = root.canonicalize().unwrap_or(root);
+        if args.json {
+            let ready = json!({"url": url, "pid": std::process::id(), "root": root});
+            out.json_line(&ready)?;
+        } else {
+            out.line(&format!("serving {url}, traces below {}", root.display()))?;
+        }
+        let until = async move {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+        };
+        server.serve(until).await.map_err(refused)
+    });
+    // A capture that still runs ends here, and its workers are told.
+    drop(controller);
+    served.map(|()| Exit::Done)
+}
+
+fn build(
+    args: &ServeArgs,
+    resolved: &Resolved,
+    address: SocketAddr,
+    token: Option<String>,
+) -> Result<Controller, CommandError> {
+    let stages = &resolved.stages;
+    let defaults = SessionDefaults {
+        all: resolved.all.applied.effective.clone(),
+        stages: stages.iter().map(|(n, stage)| (*n, stage.applied.effective.clone())).collect(),
+    };
+    let default = RetentionPolicy::default();
+    let retention = RetentionPolicy {
+        max_bytes: resolved.settings.max_root_bytes.unwrap_or(default.max_bytes),
+        max_sessions: resolved.settings.max_sessions.unwrap_or(default.max_sessions),
+    };
+    let holder = if address.port() == 0 {
+        format!("pid {}", std::process::id())
+    } else {
+        format!("pid {}, http://{address}", std::process::id())
+    };
+    let built = Controller::builder()
+        .root(resolved.root(args.root.dir.as_deref()))
+        .defaults(defaults)
+        .holder(holder)
+        .options(|options| {
+            options.token = token;
+            options.retention = Some(retention);
+        })
+        .build();
+    built.map_err(|error| match &error {
+        BuildError::Root { .. } => error.into(),
+        BuildError::Listen { .. } => CommandError::new(Exit::Conflict, error),
+        _ => CommandError::new(Exit::Failed, error),
+    })
+}
+
+/// What is not applied is said where the server's log is read.
+fn warn(resolved: &Resolved) {
+    for (stage, refused) in resolved.refused() {
+        let place = stage.map_or_else(String::new, |stage| format!("stage {stage}: "));
+        let (field, value) = (refused.field, &refused.value);
+        tracing::warn!("{place}`{field}` = {value} is not applied: {}", refused.reason);
+    }
+    for name in &resolved.unknown_variables {
+        tracing::warn!("the variable {name} means nothing to omniprof");
+    }
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, CommandError> {
+    let named = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let named = named.replacen("localhost:", "127.0.0.1:", 1);
+    let parsed = named.parse().with_context(|| {
+        format!("{text:?} is no address to listen at: give IP:PORT, as {DEFAULT_LISTEN}")
+    });
+    parsed.map_err(|error| CommandError::new(Exit::Usage, error))
+}
+
+/// Names by which this host is reached.
+fn host_names() -> Vec<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { Vec::new() } else { vec![name] }
+}
+
+fn refused(error: ServeError) -> CommandError {
+    let exit = match &error {
+        ServeError::NoToken { .. } | ServeError::ShortToken { .. } => Exit::Usage,
+        ServeError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            Exit::Conflict
+        }
+        _ => Exit::Failed,
+    };
+    CommandError::new(exit, error)
+}

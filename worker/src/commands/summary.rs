@@ -1,0 +1,26 @@
+//! `omniprof summary`.
+
+use profiler_export::capture::{Capture, CaptureOptions};
+use profiler_export::summary::{SummaryOptions, summarize};
+use profiler_export::tables;
+
+use super::sessions::spools_of;
+use crate::cli::{CommandError, Exit, Output, Progress, SummaryArgs};
+
+pub(super) fn run(args: &SummaryArgs, out: &Output) -> Result<Exit, CommandError> {
+    let root = args.config.load()?.root(args.root.dir.as_deref());
+    let spools = spools_of(&args.paths, &root)?;
+    let progress = Progress::spinner("reading");
+    let mut capture = Capture::open(spools, CaptureOptions::default())?;
+    let summary = summarize(&mut capture, SummaryOptions::default())?;
+    drop(progress);
+    if args.json {
+        out.json(&summary)?;
+        return Ok(Exit::Done);
+    }
+    let mut options = tables::TextOptions::default();
+    options.rows = args.top;
+    options.workers = args.workers;
+    out.text(&tables::text(&summary, options))?;
+    Ok(Exit::Done)
+}
