@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::door::Backends;
 use crate::link::Connection;
 use crate::session::lock;
+use crate::spans::{MarkerBuilder, SpanBuilder};
 
 /// How long a process that ends normally waits for its spool.
 const EXIT_PATIENCE: Duration = Duration::from_millis(300);
@@ -350,6 +351,16 @@ impl Agent {
     /// The application begins a step (an iteration of its engine).
     pub fn step(&self) {
         self.inner.core.step();
+    }
+
+    /// Begins a span of this process, like [`crate::span`].
+    pub fn span<'a>(&self, name: &'a str) -> SpanBuilder<'a> {
+        crate::span(name)
+    }
+
+    /// Begins a marker of this process, like [`crate::marker`].
+    pub fn marker<'a>(&self, name: &'a str) -> MarkerBuilder<'a> {
+        crate::marker(name)
     }
 
     /// Waits until a controller has taken this worker; `false` where none did in time.

@@ -34,3 +34,6 @@ mod session;
 mod spans;
 
 pub use agent::{Agent, AgentBuilder, AgentError, LocalAgent};
+#[cfg(feature = "tracing-layer")]
+pub use spans::TracingLayer;
+pub use spans::{FieldValue, MarkerBuilder, SpanBuilder, SpanGuard, marker, span, step};
