@@ -4,7 +4,21 @@
 //! every instant on one axis; the formats read its rows and nothing else.
 
 pub mod capture;
+pub mod export;
+pub mod folded;
+pub mod gzip;
+mod kineto;
+mod label;
+pub mod parquet;
+mod pftrace;
+mod pids;
+mod proto;
+pub mod speedscope;
 pub mod stacks;
 pub mod summary;
 pub mod symbolize;
 pub mod tables;
+mod timeline;
+
+pub use export::{ExportError, ExportReport, ExportRequest, run};
+pub use profiler_core::config::{EventArguments, TraceFormat};

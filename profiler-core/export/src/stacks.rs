@@ -4,7 +4,6 @@
 //! written may tell of a mapped file after the samples in it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use profiler_core::record::{Sample, StackId};
@@ -21,7 +20,8 @@ pub struct FrameNames {
 }
 
 impl FrameNames {
-    /// Knows the modules of all workers, as far as they are known now.
+    /// Knows the modules of all workers, as far as they are known now, and the names of generated
+    /// code that lie beside their spools.
     #[must_use]
     pub fn new(workers: &[Worker], options: SymbolizerOptions) -> Self {
         let mut names =
@@ -42,14 +42,6 @@ impl FrameNames {
             }
         }
         names
-    }
-
-    /// Reads the names of generated code that were copied beside a worker's spool.
-    pub fn load_jit(&mut self, worker: &Worker, spool: &Path) {
-        let process = worker.identity.pid;
-        if let Err(error) = self.symbolizer.load_jit(worker.index as u32, process, spool) {
-            self.notes.push(format!("names of generated code of {}: {error}", spool.display()));
-        }
     }
 
     /// The functions of a frame, by its index in [`Definitions::frames`], the innermost (inlined)
@@ -236,4 +228,145 @@ pub fn functions(
         }
     }
     functions
+}
+
+/// Stacks as a tree of functions: those that are equal by the names of their functions are one.
+#[derive(Debug)]
+pub struct CallTree {
+    functions: Vec<TreeFunction>,
+    function_ids: HashMap<TreeFunction, u32>,
+    nodes: Vec<TreeNode>,
+    children: HashMap<(u32, u32), u32>,
+    by_stack: HashMap<StackId, u32>,
+}
+
+/// A function of a [`CallTree`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TreeFunction {
+    /// Its name, or `module+0x…`.
+    pub name: Arc<str>,
+    /// Its source file, else the mapped file; empty where neither is known.
+    pub file: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TreeNode {
+    parent: u32,
+    function: u32,
+}
+
+/// The function on top of a stack that was seen waiting.
+pub const WAITING_FRAME: &str = "[waiting]";
+
+impl Default for CallTree {
+    fn default() -> Self {
+        Self {
+            functions: Vec::new(),
+            function_ids: HashMap::new(),
+            nodes: vec![TreeNode { parent: 0, function: u32::MAX }],
+            children: HashMap::new(),
+            by_stack: HashMap::new(),
+        }
+    }
+}
+
+impl CallTree {
+    /// The node of a stack: the innermost function's.
+    pub fn node(
+        &mut self,
+        definitions: &Definitions,
+        names: &mut FrameNames,
+        stack: StackId,
+        waiting: bool,
+    ) -> u32 {
+        let mut node = self.running(definitions, names, stack);
+        if node == 0 {
+            node = self.child(
+                0,
+                TreeFunction { name: Arc::from(crate::symbolize::UNKNOWN), file: Arc::from("") },
+            );
+        }
+        if waiting {
+            node = self
+                .child(node, TreeFunction { name: Arc::from(WAITING_FRAME), file: Arc::from("") });
+        }
+        node
+    }
+
+    fn running(
+        &mut self,
+        definitions: &Definitions,
+        names: &mut FrameNames,
+        stack: StackId,
+    ) -> u32 {
+        // From the frames inward, back to the first stack that is known: stacks share their outer
+        // frames, and a recursion would be as deep as the profiled program's.
+        let mut unknown = Vec::new();
+        let mut at = stack;
+        let mut node = 0;
+        while let Some((frame, outer)) = definitions.stack_top(at) {
+            if let Some(&known) = self.by_stack.get(&at) {
+                node = known;
+                break;
+            }
+            unknown.push((at, frame));
+            at = outer;
+        }
+        for (stack, frame) in unknown.into_iter().rev() {
+            for resolved in names.frames(definitions, frame).iter().rev() {
+                let file = match (&resolved.file, &resolved.module) {
+                    (Some(file), _) => file.clone(),
+                    (None, Some(module)) => Arc::from(&*module.path),
+                    (None, None) => Arc::from(""),
+                };
+                node = self.child(node, TreeFunction { name: resolved.function.clone(), file });
+            }
+            self.by_stack.insert(stack, node);
+        }
+        node
+    }
+
+    fn child(&mut self, parent: u32, function: TreeFunction) -> u32 {
+        let function = match self.function_ids.get(&function) {
+            Some(&id) => id,
+            None => {
+                let id = self.functions.len() as u32;
+                self.functions.push(function.clone());
+                self.function_ids.insert(function, id);
+                id
+            }
+        };
+        let next = self.nodes.len() as u32;
+        let child = *self.children.entry((parent, function)).or_insert(next);
+        if child == next {
+            self.nodes.push(TreeNode { parent, function });
+        }
+        child
+    }
+
+    /// The functions by their numbers.
+    #[must_use]
+    pub fn functions(&self) -> &[TreeFunction] {
+        &self.functions
+    }
+
+    /// The functions of a node's stack, the outermost first.
+    pub fn path(&self, node: u32, path: &mut Vec<u32>) {
+        path.clear();
+        let mut at = node;
+        while at != 0 {
+            let Some(found) = self.nodes.get(at as usize) else { break };
+            path.push(found.function);
+            at = found.parent;
+        }
+        path.reverse();
+    }
+}
+
+/// What people call a thread of a worker.
+pub(crate) fn thread_title(worker: &Worker, thread: u32) -> String {
+    match worker.threads.get(&thread) {
+        Some(info) if !info.name.is_empty() => format!("{} ({thread})", info.name),
+        _ => format!("thread {thread}"),
+    }
 }

@@ -44,6 +44,7 @@ use profiler_core::record::{
     Operator, Overhead, Row, Sample, Span, Step, Synchronization,
 };
 use profiler_core::sink::{StreamId, StreamInfo};
+use profiler_core::spool::SpoolReadError;
 
 use self::reader::WorkerReader;
 
@@ -61,7 +62,7 @@ pub enum CaptureError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: SpoolReadError,
     },
     /// The lock that tells whether a spool is still written cannot be asked.
     #[error("cannot tell whether spool {} is still written", path.display())]
@@ -263,12 +264,10 @@ pub trait Consumer {
     fn end(&mut self, workers: &[Worker], definitions: &Definitions) -> io::Result<()> {
         Ok(())
     }
-    /// Called now and then while reading, with the share of the bytes or blocks done if known.
-    /// `false` calls the reading off.
-    fn proceed(&mut self, counts: &Counts) -> bool {
-        true
-    }
 }
+
+/// Called now and then while reading; `false` calls the reading off.
+pub type Progress<'a> = dyn FnMut(&Counts) -> bool + 'a;
 
 /// What became of the rows that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -311,7 +310,7 @@ pub struct Capture {
 
 /// How long a reader that follows sleeps before it looks again.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
-/// How many blocks lie between two calls of [`Consumer::proceed`].
+/// How many blocks lie between two calls of progress reports.
 const PROCEED_BLOCKS: u64 = 64;
 
 impl Capture {
@@ -373,22 +372,39 @@ impl Capture {
     ///
     /// [`CaptureError::WindowMoved`]: open the capture again and start anew. Others are final.
     pub fn read(&mut self, consumer: &mut dyn Consumer) -> Result<(), CaptureError> {
+        self.read_with(consumer, &mut |_| true)
+    }
+
+    /// As [`Capture::read`], and says now and then how far it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Capture::read`]; [`CaptureError::Cancelled`] where `progress` says so.
+    pub fn read_with(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), CaptureError> {
         consumer.begin(&self.workers).map_err(CaptureError::Consumer)?;
         if self.options.follow {
-            self.read_in_turn(consumer)?;
+            self.read_in_turn(consumer, progress)?;
         } else {
-            self.read_one_by_one(consumer)?;
+            self.read_one_by_one(consumer, progress)?;
         }
         self.count_left_out();
         consumer.end(&self.workers, &self.definitions).map_err(CaptureError::Consumer)
     }
 
-    fn read_one_by_one(&mut self, consumer: &mut dyn Consumer) -> Result<(), CaptureError> {
+    fn read_one_by_one(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), CaptureError> {
         let mut blocks = 0_u64;
         for index in 0..self.readers.len() {
             while self.step(index, u64::MAX, consumer)? {
                 blocks += 1;
-                if blocks % PROCEED_BLOCKS == 0 && !consumer.proceed(&self.counts) {
+                if blocks % PROCEED_BLOCKS == 0 && !progress(&self.counts) {
                     return Err(CaptureError::Cancelled);
                 }
             }
@@ -398,7 +414,11 @@ impl Capture {
     }
 
     /// Reads growing spools together, each as far as its instants can be placed.
-    fn read_in_turn(&mut self, consumer: &mut dyn Consumer) -> Result<(), CaptureError> {
+    fn read_in_turn(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), CaptureError> {
         let mut open: Vec<usize> = (0..self.readers.len()).collect();
         while !open.is_empty() {
             let mut moved = false;
@@ -423,7 +443,7 @@ impl Capture {
                 }
             }
             open = still_open;
-            if !consumer.proceed(&self.counts) {
+            if !progress(&self.counts) {
                 return Err(CaptureError::Cancelled);
             }
             if !moved && !open.is_empty() {

@@ -1,6 +1,7 @@
 //! One spool: the survey ahead, and the rows behind it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use profiler_core::clock::ClockDomain;
 use profiler_core::record::{
@@ -23,6 +24,7 @@ use super::{CaptureError, CaptureOptions, Delivery, Place, WindowSpan, prefix_ro
 
 /// One spool being read.
 pub(super) struct WorkerReader {
+    path: Option<PathBuf>,
     source: Box<dyn BlockSource>,
     ahead: Box<dyn BlockSource>,
     survey: Survey,
@@ -95,7 +97,12 @@ fn is_read(kind: RecordKind) -> bool {
 
 impl WorkerReader {
     pub(super) fn open(input: Input) -> Result<Self, CaptureError> {
+        let path = match &input {
+            Input::Spool(path) => Some(path.clone()),
+            Input::Memory(_) => None,
+        };
         Ok(Self {
+            path,
             source: input.open()?,
             ahead: input.open()?,
             survey: Survey::default(),
@@ -200,6 +207,7 @@ impl WorkerReader {
         let origin = self.source.origin();
         let mut worker = Worker {
             index,
+            spool: self.path.clone(),
             session: origin.session.clone(),
             prefix: origin.prefix.clone(),
             identity: origin.worker.clone(),

@@ -1,6 +1,7 @@
 //! What is known of a worker of the capture beside its rows.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::record::{DeviceDef, LossCause, RecordKind};
@@ -13,6 +14,8 @@ use super::window::WindowSpan;
 pub struct Worker {
     /// Its place in [`super::Capture::workers`].
     pub index: usize,
+    /// The spool, where it is a file.
+    pub spool: Option<PathBuf>,
     /// The session.
     pub session: String,
     /// The label that the user gave the session.

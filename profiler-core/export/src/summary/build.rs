@@ -35,11 +35,6 @@ pub(super) fn build(
     options: &SummaryOptions,
 ) -> Summary {
     let mut names = FrameNames::new(workers, options.symbols.clone());
-    for (worker, spool) in workers.iter().zip(&options.spools) {
-        if let Some(spool) = spool {
-            names.load_jit(worker, spool);
-        }
-    }
     let weights = weights.sorted();
     let context = Context { definitions, shapes, weights: &weights };
     let empty = WorkerSums::default();
@@ -121,7 +116,8 @@ fn stage_title(worker: &Worker) -> String {
 }
 
 fn activity(worker: &Worker, sums: &WorkerSums) -> Activity {
-    let window = window_ns(worker);
+    let windows = windows(worker);
+    let window = length(&windows);
     let (busy_by, coverage) = if sums.outermost_spans > 0 {
         (Some("spans"), &sums.span_coverage)
     } else if sums.outermost_operators > 0 {
@@ -132,7 +128,7 @@ fn activity(worker: &Worker, sums: &WorkerSums) -> Activity {
         (None, &sums.span_coverage)
     };
     let busy =
-        busy_by.filter(|_| window > 0).map(|_| percent(coverage.covered(), window).min(100.0));
+        busy_by.filter(|_| window > 0).map(|_| percent(coverage.covered_within(&windows), window));
     Activity {
         window_us: us(window),
         windows: worker.windows.len(),
@@ -146,17 +142,28 @@ fn activity(worker: &Worker, sums: &WorkerSums) -> Activity {
     }
 }
 
-/// The windows of a worker together; of one without windows, nothing is known.
-fn window_ns(worker: &Worker) -> u64 {
-    worker
-        .windows
-        .iter()
-        .map(|window| window.end.unwrap_or(worker.end).saturating_sub(window.begin))
-        .fold(0, u64::saturating_add)
+/// The windows of a worker; of one without windows, nothing is known.
+fn windows(worker: &Worker) -> Vec<(u64, u64)> {
+    let mut windows = Vec::new();
+    let mut free_from = 0;
+    for window in &worker.windows {
+        let (begin, end) = (window.begin.max(free_from), window.end.unwrap_or(worker.end));
+        if begin < end {
+            windows.push((begin, end));
+            free_from = end;
+        }
+    }
+    windows
+}
+
+fn length(windows: &[(u64, u64)]) -> u64 {
+    windows.iter().map(|(begin, end)| end - begin).fold(0, u64::saturating_add)
 }
 
 fn average<'a>(activities: impl Iterator<Item = &'a Activity> + Clone) -> Activity {
-    let window_us: f64 = activities.clone().map(|activity| activity.window_us).sum();
+    let workers = activities.clone().count().max(1);
+    let window_us =
+        activities.clone().map(|activity| activity.window_us).sum::<f64>() / workers as f64;
     let weighted = |share: fn(&Activity) -> Option<f64>| {
         let mut sum = 0.0;
         let mut weight = 0.0;
@@ -171,7 +178,7 @@ fn average<'a>(activities: impl Iterator<Item = &'a Activity> + Clone) -> Activi
     let by: BTreeSet<_> = activities.clone().filter_map(|activity| activity.busy_by).collect();
     Activity {
         window_us,
-        windows: activities.clone().map(|activity| activity.windows).sum(),
+        windows: activities.clone().map(|activity| activity.windows).max().unwrap_or(0),
         busy_by: if by.len() > 1 { Some("several") } else { by.first().copied() },
         busy_percent: weighted(|activity| activity.busy_percent),
         idle_percent: weighted(|activity| activity.idle_percent),
@@ -384,21 +391,23 @@ fn functions(
 fn devices(members: &[(&Worker, &WorkerSums)]) -> Vec<DeviceRow> {
     let mut rows = Vec::new();
     for (worker, sums) in members {
-        let window = window_ns(worker);
+        let windows = windows(worker);
+        let window = length(&windows);
         for (&device, sums) in &sums.devices {
-            let (busy, compute, copy) =
-                (sums.busy.covered(), sums.compute.covered(), sums.copy.covered());
+            let busy = sums.busy.covered_within(&windows);
+            let compute = sums.compute.covered_within(&windows);
+            let copy = sums.copy.covered_within(&windows);
             // Both together less either: the time in which both ran.
             let overlap = (compute + copy).saturating_sub(busy);
-            let busy_percent = percent(busy, window).min(100.0);
+            let busy_percent = percent(busy, window);
             rows.push(DeviceRow {
                 worker: if members.len() > 1 { worker.title() } else { String::new() },
                 device,
                 name: worker.devices.get(&device).map(|info| info.name.clone()).unwrap_or_default(),
                 busy_percent,
                 idle_percent: if window > 0 { 100.0 - busy_percent } else { 0.0 },
-                compute_percent: percent(compute, window).min(100.0),
-                copy_percent: percent(copy, window).min(100.0),
+                compute_percent: percent(compute, window),
+                copy_percent: percent(copy, window),
                 copy_overlap_percent: percent(overlap, copy),
                 uncertain_percent: percent(sums.busy.uncertain(), window),
                 kernels: sums.kernels,

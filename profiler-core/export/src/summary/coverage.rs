@@ -62,9 +62,25 @@ impl Coverage {
     /// The time covered.
     #[must_use]
     pub fn covered(&self) -> u64 {
-        let settled: f64 = self.settled.iter().map(|segment| segment.covered).sum();
-        let open: u64 = self.open.iter().map(|(start, end)| end - start).sum();
-        open.saturating_add(settled.round() as u64)
+        self.covered_within(&[(0, u64::MAX)])
+    }
+
+    /// The time covered inside `windows`, which do not overlap. Of an old segment that lies only
+    /// partly inside, the covered share counts for the part.
+    #[must_use]
+    pub fn covered_within(&self, windows: &[(u64, u64)]) -> u64 {
+        let mut covered = 0_u64;
+        let mut settled = 0.0;
+        for &(begin, end) in windows {
+            for (&from, &to) in &self.open {
+                covered += to.min(end).saturating_sub(from.max(begin));
+            }
+            for segment in &self.settled {
+                let inside = segment.to.min(end).saturating_sub(segment.from.max(begin)) as f64;
+                settled += inside * segment.covered / (segment.to - segment.from) as f64;
+            }
+        }
+        covered.saturating_add(settled.round() as u64)
     }
 
     /// How much of [`Coverage::covered`] rests on the assumption of even gaps.
@@ -122,6 +138,15 @@ mod tests {
         // A span over all of it, told last.
         coverage.add(0, count * 10);
         assert_eq!((coverage.covered(), coverage.uncertain()), (count * 10, 0));
+    }
+
+    #[test]
+    fn only_what_lies_inside_the_windows_counts() {
+        let mut coverage = Coverage::default();
+        coverage.add(10, 40);
+        coverage.add(60, 100);
+        assert_eq!(coverage.covered_within(&[(0, 20), (30, 70)]), 10 + 10 + 10);
+        assert_eq!(coverage.covered_within(&[]), 0);
     }
 
     #[test]

@@ -14,7 +14,6 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 
 use profiler_core::record::{
     ApiCall, Communication, Counter, Kernel, Memcpy, Memory, Memset, Operator, Overhead, Sample,
@@ -27,7 +26,7 @@ pub use distribution::Distribution;
 pub use model::*;
 use worker::{Shapes, WorkerSums};
 
-use crate::capture::{Capture, CaptureError, Consumer, Definitions, Place, Worker};
+use crate::capture::{Capture, CaptureError, Consumer, Counts, Definitions, Place, Worker};
 use crate::stacks::StackWeights;
 use crate::symbolize::SymbolizerOptions;
 
@@ -39,25 +38,7 @@ use crate::symbolize::SymbolizerOptions;
 pub fn summarize(capture: &mut Capture, options: SummaryOptions) -> Result<Summary, CaptureError> {
     let mut builder = SummaryBuilder::new(options);
     capture.read(&mut builder)?;
-    let mut summary = builder.finish();
-    let counts = capture.counts();
-    for (&kind, &count) in &counts.rows {
-        summary.rows.insert(kind.to_owned(), count);
-    }
-    for (what, count) in [
-        ("were outside the windows", counts.outside_window),
-        ("belong to a warm-up", counts.warmup),
-        ("have instants that no clock reading places", counts.unmapped),
-        ("are of kinds that this build does not know", counts.unknown),
-    ] {
-        if count > 0 {
-            summary.notes.push(format!("{count} rows {what}"));
-        }
-    }
-    if counts.damaged > 0 {
-        summary.notes.push(format!("{} blocks were damaged", counts.damaged));
-    }
-    Ok(summary)
+    Ok(builder.finish(capture.counts()))
 }
 
 /// How to sum up.
@@ -66,8 +47,6 @@ pub fn summarize(capture: &mut Capture, options: SummaryOptions) -> Result<Summa
 pub struct SummaryOptions {
     /// How addresses get their names.
     pub symbols: SymbolizerOptions,
-    /// The spools, by the workers' indexes: names of generated code lie beside them.
-    pub spools: Vec<Option<PathBuf>>,
 }
 
 /// Takes rows and keeps sums.
@@ -88,9 +67,24 @@ impl SummaryBuilder {
         Self { options, ..Self::default() }
     }
 
-    /// The summary; complete after the capture's end was seen.
+    /// The summary of a capture whose end was seen, with what became of its rows.
     #[must_use]
-    pub fn finish(self) -> Summary {
+    pub fn finish(mut self, counts: &Counts) -> Summary {
+        let summary = &mut self.summary;
+        for (&kind, &count) in &counts.rows {
+            summary.rows.insert(kind.to_owned(), count);
+        }
+        for (what, count) in [
+            ("rows were outside the windows", counts.outside_window),
+            ("rows belong to a warm-up", counts.warmup),
+            ("rows have instants that no clock reading places", counts.unmapped),
+            ("rows are of kinds that this build does not know", counts.unknown),
+            ("blocks or segments were damaged", counts.damaged),
+        ] {
+            if count > 0 {
+                summary.notes.push(format!("{count} {what}"));
+            }
+        }
         self.summary
     }
 

@@ -86,9 +86,9 @@ pub struct WorkerSummary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Activity {
-    /// The length of the windows together; of a stage, summed over its workers.
+    /// The length of the windows together; of a stage, the average over its workers.
     pub window_us: f64,
-    /// How many windows there were.
+    /// How many windows there were; of a stage, the most that a worker had.
     pub windows: usize,
     /// By what `busy_percent` was found: `spans`, `operators`, `samples`; `None` = by nothing.
     pub busy_by: Option<&'static str>,

@@ -1,6 +1,10 @@
 //! Tables as CSV (RFC 4180, with line feeds), for all workers in one file a table.
 
+use std::io;
+use std::path::Path;
+
 use super::grid::{Grid, grids};
+use super::ops::ops_csv;
 use crate::summary::{Summary, Tables};
 
 /// A file.
@@ -76,6 +80,23 @@ pub fn csv_files(summary: &Summary) -> Vec<CsvFile> {
         }
     }
     files
+}
+
+/// Makes a directory with a file for each table that has rows, and `ops.csv`; answers how many
+/// bytes they have.
+///
+/// # Errors
+///
+/// The directory exists, or something cannot be written.
+pub fn write_csv(directory: &Path, summary: &Summary) -> io::Result<u64> {
+    std::fs::create_dir(directory)?;
+    let ops = CsvFile { name: "ops", text: ops_csv(summary) };
+    let mut bytes = 0;
+    for file in csv_files(summary).into_iter().chain([ops]) {
+        std::fs::write(directory.join(format!("{}.csv", file.name)), &file.text)?;
+        bytes += file.text.len() as u64;
+    }
+    Ok(bytes)
 }
 
 fn number(number: Option<u32>) -> String {

@@ -10,6 +10,6 @@ mod grid;
 mod ops;
 mod text;
 
-pub use csv::{CsvFile, csv_files};
+pub use csv::{CsvFile, csv_files, write_csv};
 pub use ops::{ops_csv, ops_text};
 pub use text::{TextOptions, text};

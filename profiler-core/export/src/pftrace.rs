@@ -1,0 +1,385 @@
+//! Perfetto traces (`.pftrace`), written by hand.
+//!
+//! Each lane is a packet sequence of its own: names are interned once a lane, instants are
+//! written as the distance from the lane's last one. Slices of a lane never overlap unless they
+//! nest, since the end of a slice closes whatever began last; the timeline sees to that.
+
+mod args;
+mod counters;
+mod field;
+mod samples;
+mod setup;
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use profiler_core::config::EventArguments;
+use profiler_core::record::{Counter, Sample, flag};
+
+use crate::capture::{Definitions, Place, Worker};
+use crate::label::{self, Label};
+use crate::proto::{Proto, Short};
+use crate::timeline::{Draw, Drawn, ItemKind, Lane, TimelineCounts};
+
+use self::counters::CounterTracks;
+use self::samples::SampleTables;
+use self::setup::WorkerTracks;
+
+pub(crate) use self::setup::capture_facts;
+
+/// Draws a Perfetto trace.
+pub(crate) struct Pftrace<W> {
+    out: W,
+    buffer: Vec<u8>,
+    args: EventArguments,
+    next_uuid: u64,
+    next_sequence: u32,
+    workers: Vec<WorkerTracks>,
+    lanes: Vec<LaneState>,
+    /// By string id; what is the same for all slices of a name.
+    launches: Vec<u8>,
+    fixed: HashMap<Label, u32>,
+    scratch: Vec<u8>,
+    counters: CounterTracks,
+    samples: SampleTables,
+    clock_written: bool,
+    packets: u64,
+}
+
+struct LaneState {
+    uuid: u64,
+    sequence: u32,
+    /// The sequence id as a field of a packet.
+    sequence_field: [u8; 6],
+    sequence_field_len: usize,
+    /// The instant of the last packet; `None` = the lane has none yet.
+    last: Option<u64>,
+    unordered: bool,
+    /// A bit for each name that the sequence has interned.
+    interned: Vec<u64>,
+}
+
+/// What is buffered before it is written.
+const BUFFER_BYTES: usize = 256 << 10;
+
+impl<W: Write> Pftrace<W> {
+    pub(crate) fn new(out: W, args: EventArguments) -> Self {
+        Self {
+            out,
+            buffer: Vec::with_capacity(BUFFER_BYTES + (64 << 10)),
+            args,
+            next_uuid: 1,
+            next_sequence: 1,
+            workers: Vec::new(),
+            lanes: Vec::new(),
+            launches: Vec::new(),
+            fixed: HashMap::new(),
+            scratch: Vec::new(),
+            counters: CounterTracks::default(),
+            samples: SampleTables::default(),
+            clock_written: false,
+            packets: 0,
+        }
+    }
+
+    /// Packets in the trace.
+    pub(crate) fn events(&self) -> u64 {
+        self.packets
+    }
+
+    /// Ends the trace and returns what it was written to.
+    pub(crate) fn into_inner(mut self) -> io::Result<W> {
+        self.out.write_all(&self.buffer)?;
+        Ok(self.out)
+    }
+
+    #[inline]
+    fn spill(&mut self) -> io::Result<()> {
+        if self.buffer.len() < BUFFER_BYTES {
+            return Ok(());
+        }
+        self.out.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn uuid(&mut self) -> u64 {
+        self.next_uuid += 1;
+        self.next_uuid
+    }
+
+    fn sequence(&mut self) -> u32 {
+        self.next_sequence += 1;
+        self.next_sequence
+    }
+
+    /// Appends a packet.
+    fn packet(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.packets += 1;
+        self.scratch.clear();
+        fill(&mut self.scratch);
+        self.buffer.bytes(field::trace::PACKET, &self.scratch);
+    }
+
+    /// The number of a label within a sequence.
+    #[inline]
+    fn label_iid(&mut self, label: Label) -> u32 {
+        match label {
+            Label::Name(id) => id.0 * 2,
+            fixed => {
+                let next = self.fixed.len() as u32 * 2 + 1;
+                *self.fixed.entry(fixed).or_insert(next)
+            }
+        }
+    }
+
+    /// Whether arrows leave calls of that name: asked once a name.
+    #[inline]
+    fn is_launch(&mut self, name: u32, definitions: &Definitions) -> bool {
+        let index = name as usize;
+        if index >= self.launches.len() {
+            self.launches.resize(definitions.strings().len().max(index + 1), 0);
+        }
+        if self.launches[index] == 0 {
+            let text = definitions.string(profiler_core::record::StringId(name));
+            self.launches[index] = if label::is_launch(text) { 2 } else { 1 };
+        }
+        self.launches[index] == 2
+    }
+
+    /// Begins a packet of a track event on a lane: everything up to the event itself.
+    #[inline]
+    fn head(lane: &mut LaneState, at: u64, packet: &mut Short) {
+        let time = match (lane.unordered, lane.last) {
+            (true, _) => at,
+            (false, Some(last)) => at.saturating_sub(last),
+            (false, None) => 0,
+        };
+        lane.last = Some(at.max(lane.last.unwrap_or(0)));
+        packet.byte((field::packet::TIMESTAMP << 3) as u8);
+        packet.varint(time);
+        for byte in &lane.sequence_field[..lane.sequence_field_len] {
+            packet.byte(*byte);
+        }
+    }
+
+    /// A slice's beginning or an instant.
+    #[inline]
+    fn event(&mut self, lane: usize, drawn: &Drawn<'_>, event_type: u8) -> io::Result<()> {
+        if self.lanes[lane].last.is_none() {
+            self.begin_sequence(lane, drawn.item.start);
+        }
+        let label = Label::of(drawn);
+        let inline_name = matches!(label, Label::Step(_));
+        let iid = if inline_name { 0 } else { self.label_iid(label) };
+        let (flow_from, flow_to, correlation) = self.flow(drawn);
+        let mut event = Short::new();
+        event.byte((field::event::TYPE << 3) as u8);
+        event.byte(event_type);
+        event.byte((field::event::CATEGORY_IIDS << 3) as u8);
+        event.byte(label::category(drawn) as u8 + 1);
+        if !inline_name {
+            event.byte((field::event::NAME_IID << 3) as u8);
+            event.varint(u64::from(iid));
+        }
+        if flow_from != 0 {
+            event.varint(u64::from(field::event::FLOW_IDS_OLD) << 3);
+            event.varint(flow_from);
+        }
+        if flow_to != 0 {
+            event.varint(u64::from(field::event::TERMINATING_FLOW_IDS_OLD) << 3);
+            event.varint(flow_to);
+        }
+        if correlation != 0 {
+            let mut annotation = Short::new();
+            annotation.byte((field::annotation::NAME_IID << 3) as u8);
+            annotation.byte(args::CORRELATION as u8);
+            annotation.byte((field::annotation::UINT << 3) as u8);
+            annotation.varint(correlation);
+            event.byte((field::event::DEBUG_ANNOTATIONS << 3 | 2) as u8);
+            event.byte(annotation.as_slice().len() as u8);
+            for byte in annotation.as_slice() {
+                event.byte(*byte);
+            }
+        }
+        self.packets += 1;
+        let state = &mut self.lanes[lane];
+        let mut head = Short::new();
+        Self::head(state, drawn.item.start, &mut head);
+        let word = iid as usize / 64;
+        let known = inline_name
+            || state.interned.get(word).is_some_and(|bits| bits >> (iid % 64) & 1 == 1);
+        let is_long = self.args == EventArguments::Full || inline_name || is_unfinished(drawn);
+        if known && !is_long {
+            let (head, event) = (head.as_slice(), event.as_slice());
+            let len = head.len() + 2 + event.len();
+            // Both lengths fit in a byte: nothing in such a packet is longer than a few varints.
+            self.buffer.extend_from_slice(&[(field::trace::PACKET << 3 | 2) as u8, len as u8]);
+            self.buffer.extend_from_slice(head);
+            let event_tag = (field::packet::TRACK_EVENT << 3 | 2) as u8;
+            self.buffer.extend_from_slice(&[event_tag, event.len() as u8]);
+            self.buffer.extend_from_slice(event);
+            return self.spill();
+        }
+        self.long_event(lane, drawn, label, iid, known, head.as_slice(), event.as_slice())
+    }
+
+    /// The same for events that carry more: a name's first use, all arguments, a step.
+    #[expect(clippy::too_many_arguments, reason = "the second half of `event`")]
+    fn long_event(
+        &mut self,
+        lane: usize,
+        drawn: &Drawn<'_>,
+        label: Label,
+        iid: u32,
+        known: bool,
+        head: &[u8],
+        event: &[u8],
+    ) -> io::Result<()> {
+        let mut event = event.to_vec();
+        if let Label::Step(_) = label {
+            event.text(field::event::NAME, &label.text(drawn.definitions));
+        }
+        if self.args == EventArguments::Full {
+            args::append_all(&mut event, drawn);
+        } else if is_unfinished(drawn) {
+            args::append_unfinished(&mut event);
+        }
+        let mut packet = head.to_vec();
+        packet.bytes(field::packet::TRACK_EVENT, &event);
+        if !known {
+            let state = &mut self.lanes[lane];
+            let word = iid as usize / 64;
+            if state.interned.len() <= word {
+                state.interned.resize(word + 1, 0);
+            }
+            state.interned[word] |= 1 << (iid % 64);
+            let mut name = Vec::new();
+            name.uint(field::interned_text::IID, u64::from(iid));
+            name.text(field::interned_text::TEXT, &label.text(drawn.definitions));
+            let mut interned = Vec::new();
+            interned.bytes(field::interned::EVENT_NAMES, &name);
+            packet.bytes(field::packet::INTERNED_DATA, &interned);
+        }
+        self.buffer.bytes(field::trace::PACKET, &packet);
+        self.spill()
+    }
+
+    /// The arrow that leaves a slice, the one that ends there, and the correlation id.
+    #[inline]
+    fn flow(&mut self, drawn: &Drawn<'_>) -> (u64, u64, u64) {
+        use profiler_core::record::{
+            ApiCall, Communication, Kernel, Memcpy, Memset, Overhead, Synchronization,
+        };
+        let worker = drawn.worker;
+        let (correlation, flags) = match drawn.item.kind {
+            ItemKind::Kernel => {
+                let row: Kernel = drawn.row();
+                (row.correlation, row.flags)
+            }
+            ItemKind::Memcpy => {
+                let row: Memcpy = drawn.row();
+                (row.correlation, row.flags)
+            }
+            ItemKind::Memset => {
+                let row: Memset = drawn.row();
+                (row.correlation, row.flags)
+            }
+            ItemKind::Communication => {
+                let row: Communication = drawn.row();
+                (row.correlation, row.flags)
+            }
+            ItemKind::ApiCall => {
+                let correlation = drawn.row::<ApiCall>().correlation;
+                if correlation != 0 && self.is_launch(drawn.item.name, drawn.definitions) {
+                    return (label::flow_id(worker, correlation), 0, correlation);
+                }
+                return (0, 0, correlation);
+            }
+            ItemKind::Synchronization => {
+                return (0, 0, drawn.row::<Synchronization>().correlation);
+            }
+            ItemKind::Overhead => return (0, 0, drawn.row::<Overhead>().correlation),
+            _ => return (0, 0, 0),
+        };
+        if correlation == 0 {
+            return (0, 0, 0);
+        }
+        let id = label::flow_id(worker, correlation);
+        // A flow that was ended is gone: of a graph's kernels only the first would have it.
+        match flags & flag::GRAPH != 0 {
+            true => (id, 0, correlation),
+            false => (0, id, correlation),
+        }
+    }
+}
+
+fn is_unfinished(drawn: &Drawn<'_>) -> bool {
+    args::flags(drawn) & flag::UNFINISHED != 0
+}
+
+impl<W: Write> Draw for Pftrace<W> {
+    fn begin(&mut self, workers: &[Worker]) -> io::Result<()> {
+        for worker in workers {
+            self.describe_worker(worker, workers);
+        }
+        self.spill()
+    }
+
+    fn open_lane(&mut self, lane: &Lane, worker: &Worker) -> io::Result<()> {
+        self.describe_lane(lane, worker);
+        self.spill()
+    }
+
+    #[inline]
+    fn slice(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()> {
+        self.event(lane, drawn, field::event::TYPE_SLICE_BEGIN)
+    }
+
+    #[inline]
+    fn end_slice(&mut self, lane: usize, at: u64) -> io::Result<()> {
+        let mut packet = Short::new();
+        Self::head(&mut self.lanes[lane], at, &mut packet);
+        packet.byte((field::packet::TRACK_EVENT << 3 | 2) as u8);
+        packet.byte(2);
+        packet.byte((field::event::TYPE << 3) as u8);
+        packet.byte(field::event::TYPE_SLICE_END);
+        let packet = packet.as_slice();
+        self.packets += 1;
+        self.buffer
+            .extend_from_slice(&[(field::trace::PACKET << 3 | 2) as u8, packet.len() as u8]);
+        self.buffer.extend_from_slice(packet);
+        self.spill()
+    }
+
+    fn instant(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()> {
+        self.event(lane, drawn, field::event::TYPE_INSTANT)
+    }
+
+    fn counters(&mut self, place: &Place<'_>, rows: &[Counter]) -> io::Result<()> {
+        for row in rows {
+            self.counter(place, row);
+        }
+        self.spill()
+    }
+
+    fn samples(&mut self, place: &Place<'_>, rows: &[Sample]) -> io::Result<()> {
+        for row in rows {
+            self.sample(place, row);
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &mut self,
+        workers: &[Worker],
+        _definitions: &Definitions,
+        counts: &TimelineCounts,
+    ) -> io::Result<()> {
+        for worker in workers {
+            self.finish_worker(worker, counts);
+        }
+        self.spill()
+    }
+}

@@ -1,0 +1,417 @@
+//! Rows put on tracks, in time order, without overlaps: what every trace format draws.
+//!
+//! Rows come mostly by time but not quite: operators and spans are written at their ends, drivers
+//! hand over buffers late. Each track keeps its rows for a while and gives them out sorted; how
+//! long is bounded by memory, not by time. A row that comes later still is drawn on an overflow
+//! lane of its track, out of order, and counted.
+//!
+//! Slices of one lane never overlap unless one holds the other whole: trace viewers draw anything
+//! else wrongly or drop it. Kernels that overlap on a device stream go to further lanes; calls of
+//! a thread nest.
+
+mod arena;
+mod consumer;
+mod lanes;
+
+pub(crate) use consumer::Timeline;
+
+use std::collections::HashMap;
+use std::io;
+
+use profiler_core::record::{Counter, Sample};
+
+use self::arena::Arena;
+use self::lanes::{Fit, TrackLanes};
+use crate::capture::{Definitions, Place, Worker};
+
+/// What a slice or instant shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ItemKind {
+    Kernel,
+    Memcpy,
+    Memset,
+    Communication,
+    ApiCall,
+    Synchronization,
+    Overhead,
+    Operator,
+    Span,
+    Step,
+    Marker,
+    Memory,
+}
+
+impl ItemKind {
+    fn is_instant(self) -> bool {
+        matches!(self, Self::Marker | Self::Memory)
+    }
+}
+
+/// A slice or instant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// Where its row lies in the arena.
+    row: u32,
+    /// The capture's id of its name.
+    pub(crate) name: u32,
+    pub(crate) kind: ItemKind,
+}
+
+impl Item {
+    /// What holds others stands before them.
+    #[inline]
+    fn precedes(&self, other: &Self) -> bool {
+        self.start < other.start || (self.start == other.start && self.end > other.end)
+    }
+}
+
+/// Where slices are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum TrackKind {
+    /// Kernels, copies and memsets of a device's stream.
+    Stream { device: u32, stream: u32 },
+    /// Communication on a device's stream.
+    Communication { device: u32, stream: u32 },
+    /// Waits on a device's stream.
+    Synchronization { device: u32, stream: u32 },
+    /// Calls, operators and spans of a thread.
+    Thread { thread: u32 },
+    /// Overheads of no thread.
+    Overhead,
+    /// Steps of the application.
+    Steps,
+}
+
+impl TrackKind {
+    fn nests(self) -> bool {
+        matches!(self, Self::Thread { .. })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TrackKey {
+    pub(crate) worker: u32,
+    pub(crate) kind: TrackKind,
+}
+
+/// A row of slices in the viewer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lane {
+    pub(crate) track: TrackKey,
+    /// 0 = the track itself; further ones take what overlaps.
+    pub(crate) nth: u32,
+    /// Whether slices come in no order.
+    pub(crate) unordered: bool,
+}
+
+/// A slice or instant with what belongs to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Drawn<'a> {
+    pub(crate) item: Item,
+    /// The row, and behind it the bytes of its heap reference.
+    pub(crate) row: &'a [u64],
+    pub(crate) definitions: &'a Definitions,
+    pub(crate) worker: u32,
+}
+
+/// A trace format.
+pub(crate) trait Draw {
+    fn begin(&mut self, workers: &[Worker]) -> io::Result<()>;
+    /// A lane with a new number, one more than the last.
+    fn open_lane(&mut self, lane: &Lane, worker: &Worker) -> io::Result<()>;
+    /// A slice begins. On an ordered lane instants never run back, and its end is told by
+    /// [`Draw::end_slice`].
+    fn slice(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()>;
+    /// The slice that began last on that lane and has not ended ends.
+    fn end_slice(&mut self, lane: usize, at: u64) -> io::Result<()>;
+    /// Something without duration.
+    fn instant(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()>;
+    fn counters(&mut self, place: &Place<'_>, rows: &[Counter]) -> io::Result<()>;
+    fn samples(&mut self, place: &Place<'_>, rows: &[Sample]) -> io::Result<()>;
+    fn finish(
+        &mut self,
+        workers: &[Worker],
+        definitions: &Definitions,
+        counts: &TimelineCounts,
+    ) -> io::Result<()>;
+}
+
+/// What became of the slices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TimelineCounts {
+    /// Rows too late for their order, drawn on an overflow lane.
+    pub(crate) late: u64,
+    /// Slices shortened by a hair so that they do not overlap.
+    pub(crate) clamped: u64,
+    /// Slices drawn on a further lane because they overlap.
+    pub(crate) overlapping: u64,
+}
+
+struct Track {
+    key: TrackKey,
+    /// In order.
+    items: Vec<Item>,
+    /// Came after a later one; in no order.
+    late: Vec<Item>,
+    lanes: TrackLanes,
+    /// Everything before was given out.
+    given_until: u64,
+}
+
+/// How far each stream had come some epochs ago.
+#[derive(Default)]
+struct Progress {
+    latest: u64,
+    /// At the ends of the last epochs, newest first.
+    past: [u64; LAG_EPOCHS],
+    last_epoch: u64,
+}
+
+/// How many epochs a row may be behind.
+const LAG_EPOCHS: usize = 2;
+/// A stream that gave nothing for so many epochs is not waited for.
+const IDLE_EPOCHS: u64 = 4;
+/// The rows of an epoch, in bytes.
+const EPOCH_BYTES: usize = 5 << 20;
+/// What may be kept at most.
+const MAX_BYTES: usize = 5 * EPOCH_BYTES;
+
+/// Tracks and what waits on them.
+struct Tracks {
+    tracks: Vec<Track>,
+    by_key: HashMap<TrackKey, usize>,
+    last: Option<(TrackKey, usize)>,
+    arena: Arena,
+    kept_items: usize,
+    epoch_bytes: usize,
+    epoch: u64,
+    progress: HashMap<(u32, u32), Progress>,
+    lanes: usize,
+    counts: TimelineCounts,
+}
+
+impl Tracks {
+    fn new() -> Self {
+        Self {
+            tracks: Vec::new(),
+            by_key: HashMap::new(),
+            last: None,
+            arena: Arena::default(),
+            kept_items: 0,
+            epoch_bytes: 0,
+            epoch: 0,
+            progress: HashMap::new(),
+            lanes: 0,
+            counts: TimelineCounts::default(),
+        }
+    }
+
+    #[inline]
+    fn track(&mut self, key: TrackKey) -> usize {
+        match self.last {
+            Some((last, index)) if last == key => index,
+            _ => self.find_track(key),
+        }
+    }
+
+    #[cold]
+    fn find_track(&mut self, key: TrackKey) -> usize {
+        let next = self.tracks.len();
+        let index = *self.by_key.entry(key).or_insert(next);
+        if index == next {
+            self.tracks.push(Track {
+                key,
+                items: Vec::new(),
+                late: Vec::new(),
+                lanes: TrackLanes::new(key.kind.nests()),
+                given_until: 0,
+            });
+        }
+        self.last = Some((key, index));
+        index
+    }
+
+    /// Puts a row on its track.
+    #[inline]
+    fn push(&mut self, key: TrackKey, mut item: Item, row: &[u64], heap: &[u8]) {
+        let index = self.track(key);
+        item.row = self.arena.push(row, heap);
+        self.epoch_bytes += size_of::<Item>() + row.len() * 8 + heap.len();
+        self.kept_items += 1;
+        let track = &mut self.tracks[index];
+        match track.items.last() {
+            Some(last) if item.precedes(last) => track.late.push(item),
+            _ => track.items.push(item),
+        }
+    }
+
+    /// Notes how far a stream has come.
+    fn advance(&mut self, worker: u32, stream: u32, latest: u64) {
+        let progress = self.progress.entry((worker, stream)).or_default();
+        progress.latest = progress.latest.max(latest);
+        progress.last_epoch = self.epoch;
+    }
+
+    fn is_epoch_full(&self) -> bool {
+        self.epoch_bytes >= EPOCH_BYTES
+    }
+
+    /// Gives out what is old enough.
+    fn turn_epoch<D: Draw>(
+        &mut self,
+        draw: &mut D,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        self.epoch_bytes = 0;
+        self.epoch += 1;
+        let mut horizons: HashMap<u32, (u64, u64)> = HashMap::new();
+        #[expect(clippy::iter_over_hash_type, reason = "minimum and maximum know no order")]
+        for ((worker, _), progress) in &mut self.progress {
+            let past = progress.past[LAG_EPOCHS - 1];
+            progress.past.rotate_right(1);
+            progress.past[0] = progress.latest;
+            if self.epoch - progress.last_epoch > IDLE_EPOCHS {
+                continue;
+            }
+            let horizon = horizons.entry(*worker).or_insert((u64::MAX, 0));
+            horizon.0 = horizon.0.min(past);
+            horizon.1 = horizon.1.max(past);
+        }
+        self.give_out(draw, workers, definitions, |worker| {
+            horizons.get(&worker).map_or(0, |horizon| horizon.0)
+        })?;
+        if self.kept_bytes() > MAX_BYTES {
+            self.give_out(draw, workers, definitions, |worker| {
+                horizons.get(&worker).map_or(u64::MAX, |horizon| horizon.1)
+            })?;
+        }
+        if self.kept_bytes() > MAX_BYTES {
+            return self.give_out(draw, workers, definitions, |_| u64::MAX);
+        }
+        Ok(())
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.kept_items * size_of::<Item>() + self.arena.bytes()
+    }
+
+    /// Gives out what starts before its worker's horizon.
+    fn give_out<D: Draw>(
+        &mut self,
+        draw: &mut D,
+        workers: &[Worker],
+        definitions: &Definitions,
+        horizon: impl Fn(u32) -> u64,
+    ) -> io::Result<()> {
+        let Self { tracks, arena, kept_items, lanes, counts, .. } = self;
+        for track in tracks.iter_mut() {
+            let until = horizon(track.key.worker);
+            let Some(worker) = workers.get(track.key.worker as usize) else { continue };
+            let mut out = Out { draw, worker, definitions, arena, lanes, counts };
+            *kept_items -= track.give_out(until, &mut out)?;
+        }
+        arena.release();
+        Ok(())
+    }
+
+    /// Gives out the rest and ends every slice.
+    fn finish<D: Draw>(
+        &mut self,
+        draw: &mut D,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        self.give_out(draw, workers, definitions, |_| u64::MAX)?;
+        for track in &mut self.tracks {
+            track.lanes.close(draw)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a track's items go.
+struct Out<'a, D> {
+    draw: &'a mut D,
+    worker: &'a Worker,
+    definitions: &'a Definitions,
+    arena: &'a mut Arena,
+    lanes: &'a mut usize,
+    counts: &'a mut TimelineCounts,
+}
+
+impl Track {
+    /// Gives out all items before `until`, in order, and returns how many.
+    fn give_out<D: Draw>(&mut self, until: u64, out: &mut Out<'_, D>) -> io::Result<usize> {
+        let before = self.items.len() + self.late.len();
+        if before == 0 {
+            return Ok(0);
+        }
+        let mut items = std::mem::take(&mut self.items);
+        let mut late = std::mem::take(&mut self.late);
+        late.sort_by_key(|item| (item.start, std::cmp::Reverse(item.end)));
+        // At the end every instant counts, the last there is, too.
+        let is_due = |item: &Item| item.start < until || until == u64::MAX;
+        let due = items.partition_point(is_due);
+        let late_due = late.partition_point(is_due);
+        let mut rest = late[..late_due].iter().peekable();
+        for item in &items[..due] {
+            while let Some(earlier) = rest.next_if(|earlier| earlier.precedes(item)) {
+                self.give(earlier, out)?;
+            }
+            self.give(item, out)?;
+        }
+        for item in rest {
+            self.give(item, out)?;
+        }
+        items.drain(..due);
+        late.drain(..late_due);
+        self.items = items;
+        self.late = late;
+        Ok(before - self.items.len() - self.late.len())
+    }
+
+    #[inline]
+    fn give<D: Draw>(&mut self, item: &Item, out: &mut Out<'_, D>) -> io::Result<()> {
+        let mut item = *item;
+        let key = self.key;
+        let open = |nth: u32, unordered: bool, draw: &mut D, lanes: &mut usize| {
+            let lane = *lanes;
+            *lanes += 1;
+            draw.open_lane(&Lane { track: key, nth, unordered }, out.worker)?;
+            Ok::<usize, io::Error>(lane)
+        };
+        let late = item.start < self.given_until;
+        let fit = match late {
+            true => self.lanes.overflow(&item),
+            false => {
+                self.given_until = item.start;
+                self.lanes.fit(&mut item, out.draw)?
+            }
+        };
+        let (lane, clamped) = match fit {
+            Fit::Lane { lane, clamped } => (lane, clamped),
+            Fit::NewLane { nth } => {
+                let lane = open(nth, late, out.draw, out.lanes)?;
+                self.lanes.opened(lane, late, &item);
+                (lane, false)
+            }
+        };
+        out.counts.late += u64::from(late);
+        out.counts.clamped += u64::from(clamped);
+        out.counts.overlapping += u64::from(!late && self.lanes.first() != Some(lane));
+        let row = out.arena.take(item.row);
+        let drawn =
+            Drawn { item, row, definitions: out.definitions, worker: self.key.worker };
+        if item.kind.is_instant() {
+            return out.draw.instant(lane, &drawn);
+        }
+        out.draw.slice(lane, &drawn)?;
+        if late {
+            return out.draw.end_slice(lane, item.end);
+        }
+        Ok(())
+    }
+}
