@@ -52,6 +52,9 @@ impl Panicked {
     }
 }
 
+/// The code of a backend that panicked.
+const PANICKED: &str = "backend_panicked";
+
 /// Why a device backend was chosen, or none.
 pub(crate) struct Choice {
     pub(crate) device: Option<BackendId>,
@@ -106,20 +109,20 @@ impl Backends {
                 why,
             };
         };
-        let unavailable = match (&selection.chosen, forced) {
-            (None, Some(_)) => {
-                let code =
-                    selection.reports.first().map_or(
-                        "no_such_backend",
-                        |(_, report)| match report {
-                            ProbeReport::Unavailable { reason } => reason.code.as_str(),
-                            _ => "backend_unavailable",
-                        },
-                    );
-                Some((code.to_owned(), selection.why.clone()))
-            }
-            _ => None,
+        let codes = || {
+            selection.reports.iter().filter_map(|(_, report)| match report {
+                ProbeReport::Unavailable { reason } => Some(reason.code.as_str()),
+                _ => None,
+            })
         };
+        // Without a device in the machine the host alone is recorded. One that was named, or
+        // whose backend broke, is missed.
+        let code = match (&selection.chosen, forced) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(codes().next().unwrap_or("no_such_backend")),
+            (None, None) => codes().find(|code| *code == PANICKED),
+        };
+        let unavailable = code.map(|code| (code.to_owned(), selection.why.clone()));
         Choice { device: selection.chosen, why: selection.why, unavailable }
     }
 

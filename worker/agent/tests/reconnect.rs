@@ -1,0 +1,143 @@
+//! Controllers that come and go.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{FakeController, PATIENCE, arm, builder, eventually, kinds, spool_file, turn};
+use profiler_agent::link::Connection;
+use profiler_core::clock::{ClockSource, ManualClock, SystemClock};
+use profiler_core::control::{AgentRequest, Commit, Hello, ORPHAN_LIMIT_MS, Stop, WorkerState};
+
+fn socket_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    folder
+}
+
+fn listen(folder: &Path) -> UnixListener {
+    let path = folder.join("omniprof.sock");
+    if path.exists() {
+        std::fs::remove_file(&path).unwrap();
+    }
+    UnixListener::bind(path).unwrap()
+}
+
+fn accept(listener: &UnixListener) -> (FakeController, Hello) {
+    let (stream, _) = listener.accept().unwrap();
+    let link = Connection::new(stream);
+    assert_eq!(link.check_peer().unwrap().pid, std::process::id());
+    FakeController::welcome(link)
+}
+
+#[test]
+fn an_agent_waits_for_its_controller_and_meets_the_next_one() {
+    let _turn = turn();
+    let folder = socket_folder();
+    let agent = builder().socket_dir(folder.path()).connect().unwrap();
+    assert_eq!(agent.wait_for_controller(Duration::from_millis(1)), Ok(false));
+    for _ in 0..2 {
+        let listener = listen(folder.path());
+        let (controller, hello) = accept(&listener);
+        assert_eq!(hello.worker, agent.worker());
+        assert_eq!(agent.wait_for_controller(PATIENCE), Ok(true));
+        drop(controller);
+        drop(listener);
+    }
+}
+
+#[test]
+fn the_next_controller_adopts_a_session() {
+    let _turn = turn();
+    let folder = socket_folder();
+    let _agent = builder().socket_dir(folder.path()).connect().unwrap();
+    let listener = listen(folder.path());
+    let (mut controller, _) = accept(&listener);
+    let spool = spool_file();
+    controller.arm(arm(3), Some(&spool.file)).unwrap();
+    let t0 = controller.commit(3).unwrap();
+    drop(controller);
+
+    let (mut next, hello) = accept(&listener);
+    let session = hello.session.unwrap();
+    assert_eq!((session.session.as_str(), session.fence), ("session-3", 3));
+    assert_eq!(session.state, WorkerState::Recording);
+    let t1 = next.stop(3).unwrap();
+    let (result, _) = next.finished();
+    assert_eq!(result.windows, [(t0, Some(t1))]);
+    assert_eq!(result.error, None);
+}
+
+#[test]
+fn an_orphan_records_to_its_limit_and_its_result_is_told_later() {
+    let _turn = turn();
+    let folder = socket_folder();
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let agent = builder()
+        .socket_dir(folder.path())
+        .clock(Arc::clone(&clock) as Arc<dyn ClockSource>)
+        .connect()
+        .unwrap();
+    let listener = listen(folder.path());
+    let (mut controller, _) = accept(&listener);
+    let spool = spool_file();
+    controller.arm(arm(1), Some(&spool.file)).unwrap();
+    controller.ask(AgentRequest::Commit(Commit { fence: 1, t0: clock.now() }), None).unwrap();
+    // The controller is killed: nobody listens any more.
+    drop(listener);
+    drop(controller);
+    let is_footed = || {
+        let reader = profiler_core::spool::SpoolReader::open(&spool.path);
+        reader.is_ok_and(|mut reader| {
+            while let Ok(Some(_)) = reader.next_block() {}
+            reader.is_closed()
+        })
+    };
+    // The clock moves in small steps, for when the link's end is seen is not known.
+    let mut passed_ms = 0;
+    assert!(eventually(|| {
+        clock.advance(500_000_000);
+        passed_ms += 500;
+        is_footed()
+    }));
+    assert!(passed_ms >= ORPHAN_LIMIT_MS, "ended after {passed_ms} ms");
+
+    let listener = listen(folder.path());
+    let (mut next, hello) = accept(&listener);
+    assert_eq!(hello.session, None);
+    let (result, _) = next.finished();
+    assert_eq!(result.stopped_by, "orphan");
+    assert!(result.spool_closed);
+    assert!(!kinds(&spool.path).is_empty());
+    drop(agent);
+}
+
+#[test]
+fn a_result_is_told_again_until_a_controller_shows_that_it_lives() {
+    let _turn = turn();
+    let folder = socket_folder();
+    let _agent = builder().socket_dir(folder.path()).connect().unwrap();
+    let listener = listen(folder.path());
+    let (mut controller, _) = accept(&listener);
+    let spool = spool_file();
+    controller.arm(arm(1), Some(&spool.file)).unwrap();
+    controller.commit(1).unwrap();
+    let stop = Stop { fence: 1, t1: SystemClock::new().now(), reason: "request".to_owned() };
+    controller.ask(AgentRequest::Stop(stop), None).unwrap();
+    let (first, _) = controller.finished();
+    drop(controller);
+
+    let (mut next, _) = accept(&listener);
+    let (second, _) = next.finished();
+    assert_eq!(first, second);
+    next.ask(AgentRequest::Status, None).unwrap();
+    drop(next);
+
+    let (mut last, _) = accept(&listener);
+    last.ask(AgentRequest::Status, None).unwrap();
+    assert!(last.events.is_empty(), "{:?}", last.events);
+}
