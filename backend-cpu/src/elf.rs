@@ -136,3 +136,63 @@ fn bytes<'data, R: ReadRef<'data>>(
     }
     section.data(endian, data).ok().map(Bytes::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use object::read::ReadCache;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn own_image() -> Vec<u8> {
+        std::fs::read("/proc/self/exe").unwrap()
+    }
+
+    #[test]
+    fn a_file_and_its_bytes_say_the_same() {
+        let bytes = own_image();
+        let file = ReadCache::new(std::fs::File::open("/proc/self/exe").unwrap());
+        assert_eq!(build_id(&file), build_id(bytes.as_slice()));
+        let (from_file, from_bytes) = (unwind_sections(&file), unwind_sections(bytes.as_slice()));
+        assert_eq!(from_file, from_bytes);
+        assert!(from_file.eh_frame.is_some_and(|table| table.len() > 1000));
+        assert!(from_file.eh_frame_hdr.is_some());
+    }
+
+    #[test]
+    fn the_load_bias_leads_back_to_the_files_addresses() {
+        let bytes = own_image();
+        let maps = std::fs::read("/proc/self/maps").unwrap();
+        let executable = std::env::current_exe().unwrap();
+        let mapping = crate::maps::parse(&maps)
+            .into_iter()
+            .find(|mapping| mapping.path == executable.to_str().unwrap())
+            .unwrap();
+        let bias = load_bias(bytes.as_slice(), mapping.range.start, mapping.file_offset).unwrap();
+        let text = unwind_sections(bytes.as_slice()).text_svma.unwrap();
+        let here: fn() = the_load_bias_leads_back_to_the_files_addresses;
+        let address = (here as usize as u64).wrapping_sub(bias);
+        assert!(text.contains(&address), "{address:x} in {text:x?}");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_files_are_read_without_a_panic(
+            changes in prop::collection::vec((0usize..4096, any::<u8>()), 1..40),
+            len in 0usize..8192,
+        ) {
+            let mut bytes = own_image();
+            bytes.truncate(len);
+            for (place, value) in changes {
+                if let Some(byte) = bytes.get_mut(place) {
+                    *byte = value;
+                }
+            }
+            let data = bytes.as_slice();
+            prop_assert!(build_id(data).len() <= MAX_BUILD_ID_BYTES);
+            let _bias: Option<u64> = load_bias(data, 0x1000, 0x2000);
+            let sections = unwind_sections(data);
+            prop_assert!(sections.eh_frame.is_none_or(|table| table.len() <= bytes.len()));
+        }
+    }
+}

@@ -240,3 +240,81 @@ fn vdso(process: &Process, mapping: &Mapping) -> Option<Image> {
 }
 
 const MAX_VDSO_BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registers::Registers;
+
+    fn own_modules() -> (Process, Modules) {
+        let process = Process::open(None).unwrap();
+        let mut modules = Modules::new();
+        assert!(!modules.refresh(&process).unwrap().is_empty());
+        (process, modules)
+    }
+
+    fn sample(registers: Registers, stack: &[u8]) -> RawSample<'_> {
+        RawSample {
+            time: 1,
+            process: std::process::id(),
+            thread: 1,
+            cpu: 0,
+            weight_ns: 1,
+            registers: Some(registers),
+            address: registers.ip,
+            stack,
+        }
+    }
+
+    #[test]
+    fn a_second_look_finds_nothing_new() {
+        let (process, mut modules) = own_modules();
+        assert!(modules.refresh(&process).unwrap().is_empty());
+        let vdso = modules.all().find(|module| module.mapping.path == "[vdso]");
+        assert!(vdso.is_none_or(|vdso| !vdso.build_id.is_empty()), "the kernel gives it one");
+    }
+
+    #[test]
+    fn what_is_unmapped_is_forgotten() {
+        let (process, mut modules) = own_modules();
+        let gone = Mapping {
+            range: 0x1000..0x2000,
+            file_offset: 0,
+            inode: 1,
+            path: "/gone".to_owned(),
+            deleted: false,
+        };
+        modules.known.push(Known { mapping: gone, build_id: Vec::new(), loaded: true });
+        assert!(modules.refresh(&process).unwrap().is_empty());
+        assert!(modules.all().all(|module| module.mapping.path != "/gone"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn hostile_stacks_end(words: Vec<u64>, offset in 0u64..4096, inside in 0usize..8) {
+            let (process, mut modules) = own_modules();
+            let mapping = modules.all().nth(inside).map(|module| module.mapping.range.start);
+            let ip = mapping.unwrap_or(0) + offset;
+            // A stack of addresses within our own code, and of frame pointers to itself.
+            let sp = 0x7000_0000;
+            let mut stack = Vec::new();
+            for (index, word) in words.iter().enumerate() {
+                let value = match index % 3 {
+                    0 => ip.wrapping_add(word % 4096),
+                    1 => sp + word % 512,
+                    _ => *word,
+                };
+                stack.extend(value.to_ne_bytes());
+            }
+            let registers = Registers { ip, sp, fp: sp + offset % 512, lr: ip };
+            let mut frames = Vec::new();
+            modules.unwind(&process, &sample(registers, &stack), &mut frames);
+            prop_assert!((1..=MAX_FRAMES).contains(&frames.len()));
+            prop_assert_eq!(frames[0], ip);
+        }
+    }
+}

@@ -157,3 +157,124 @@ impl<'a> Reader<'a> {
         Some(value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(kind: u32, misc: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = kind.to_ne_bytes().to_vec();
+        bytes.extend((misc as u16).to_ne_bytes());
+        bytes.extend(((HEADER_LEN + body.len()) as u16).to_ne_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    fn pair(low: u32, high: u32) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&low.to_ne_bytes());
+        bytes[4..].copy_from_slice(&high.to_ne_bytes());
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// A sample with `abi`, a stack area of `area` and `valid` bytes of it filled.
+    fn sample_record(abi: u64, area: &[u8], valid: u64) -> Vec<u8> {
+        let mut body = words(&[0x1000, pair(7, 8), 99, pair(3, 0), 10_101_010, abi]);
+        if abi != 0 {
+            body.extend(words(&(1..=REGISTER_COUNT as u64).collect::<Vec<_>>()));
+        }
+        body.extend(words(&[area.len() as u64]));
+        body.extend(area);
+        if !area.is_empty() {
+            body.extend(words(&[valid]));
+        }
+        record(sys::PERF_RECORD_SAMPLE, sys::PERF_RECORD_MISC_USER, &body)
+    }
+
+    #[test]
+    fn a_sample_carries_registers_and_the_filled_part_of_the_stack() {
+        let bytes = sample_record(2, &[5; 64], 24);
+        let Record::Sample(sample) = decode(&bytes) else { panic!("{:?}", decode(&bytes)) };
+        assert_eq!((sample.process, sample.thread, sample.cpu, sample.time), (7, 8, 3, 99));
+        assert_eq!((sample.address, sample.weight_ns), (0x1000, 10_101_010));
+        assert_eq!(sample.stack, [5; 24]);
+        let registers = sample.registers.unwrap();
+        assert!(registers.ip != 0 && registers.sp != 0 && registers.fp != 0);
+    }
+
+    #[test]
+    fn a_sample_of_a_32_bit_process_or_without_registers_keeps_its_address() {
+        for abi in [0, 1] {
+            let bytes = sample_record(abi, &[], 0);
+            let Record::Sample(sample) = decode(&bytes) else { panic!("{:?}", decode(&bytes)) };
+            assert_eq!((sample.registers, sample.address), (None, 0x1000));
+            assert_eq!(sample.stack, [] as [u8; 0]);
+        }
+    }
+
+    #[test]
+    fn a_stack_longer_than_its_area_is_no_sample() {
+        assert_eq!(decode(&sample_record(2, &[0; 8], 9)), Record::Malformed);
+        let mut cut = sample_record(2, &[0; 64], 64);
+        cut.truncate(cut.len() - 1);
+        assert_eq!(decode(&cut), Record::Malformed);
+    }
+
+    #[test]
+    fn losses_are_counted_with_their_instant() {
+        let identity = [pair(7, 8), 1234, pair(0, 0)];
+        let lost = words(&[&[42, 17], &identity[..]].concat());
+        let expected = Record::Lost { count: 17, time: 1234 };
+        assert_eq!(decode(&record(sys::PERF_RECORD_LOST, 0, &lost)), expected);
+        let lost = words(&[&[17], &identity[..]].concat());
+        assert_eq!(decode(&record(sys::PERF_RECORD_LOST_SAMPLES, 0, &lost)), expected);
+    }
+
+    #[test]
+    fn threads_begin_end_and_are_renamed() {
+        let task = words(&[pair(7, 1), pair(9, 2), 5]);
+        let began = Record::Began { process: 7, thread: 9 };
+        assert_eq!(decode(&record(sys::PERF_RECORD_FORK, 0, &task)), began);
+        let ended = Record::Ended { process: 7, thread: 9 };
+        assert_eq!(decode(&record(sys::PERF_RECORD_EXIT, 0, &task)), ended);
+        let mut name = words(&[pair(7, 9)]);
+        name.extend(b"worker\0\0");
+        let renamed = |exec| Record::Renamed { thread: 9, name: b"worker", exec };
+        assert_eq!(decode(&record(sys::PERF_RECORD_COMM, 0, &name)), renamed(false));
+        let misc = sys::PERF_RECORD_MISC_COMM_EXEC;
+        assert_eq!(decode(&record(sys::PERF_RECORD_COMM, misc, &name)), renamed(true));
+        assert_eq!(decode(&record(4321, 0, &[])), Record::Other);
+    }
+
+    #[test]
+    fn a_record_is_no_shorter_than_its_header() {
+        assert_eq!(record_len([0; 8]), None);
+        let whole = record(1, 0, &[0; 16]);
+        assert_eq!(record_len(*whole.first_chunk().unwrap()), Some(24));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_without_a_panic(kind in 0u32..32, misc: u16, body: Vec<u8>) {
+            let bytes = record(kind, u32::from(misc), &body);
+            if let Record::Sample(sample) = decode(&bytes) {
+                prop_assert!(sample.stack.len() <= body.len());
+            }
+            let _short: Record<'_> = decode(&body);
+        }
+
+        #[test]
+        fn a_cut_sample_is_malformed(len in 0usize..200) {
+            let bytes = sample_record(2, &[1; 64], 64);
+            if len < bytes.len() {
+                prop_assert_eq!(decode(&bytes[..len]), Record::Malformed);
+            }
+        }
+    }
+}
