@@ -336,7 +336,10 @@ impl Machine {
                     if self.by_steps() {
                         self.phase = Phase::StepDelay { left: self.schedule.delay_steps };
                     } else {
-                        self.begin(at(until, now), NO_STEP, out);
+                        // T0 is what it was said to be, whatever the clocks did since.
+                        let is_t0 = until == self.t0.monotonic_ns;
+                        let begin = if is_t0 { self.t0 } else { at(until, now) };
+                        self.begin(begin, NO_STEP, out);
                     }
                 }
                 _ if deadline <= now.monotonic_ns => {

@@ -251,10 +251,7 @@ impl AgentBuilder {
     }
 }
 
-fn start_client(
-    core: &Arc<Core>,
-    meeting: Meeting,
-) -> Result<(Arc<Client>, Mutex<Option<JoinHandle<()>>>), AgentError> {
+fn start_client(core: &Arc<Core>, meeting: Meeting) -> Result<RunningClient, AgentError> {
     let client = Arc::new(Client::default());
     let name = if core.is_own_process() { "omniprof-link" } else { "omniprof-remote" };
     let thread = {
@@ -262,7 +259,7 @@ fn start_client(
         spawn_blocked(name, move || client.live(&core, meeting))
             .map_err(|source| AgentError::Thread { source })?
     };
-    Ok((client, Mutex::new(Some(thread))))
+    Ok(RunningClient { client, thread: Mutex::new(Some(thread)) })
 }
 
 /// `OMNIPROF_DIR`, else `./omniprof-traces`.
@@ -282,13 +279,18 @@ fn has_foreign_link() -> bool {
 
 struct Inner {
     core: Arc<Core>,
-    client: Option<(Arc<Client>, Mutex<Option<JoinHandle<()>>>)>,
+    client: Option<RunningClient>,
+}
+
+struct RunningClient {
+    client: Arc<Client>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Inner {
     fn end(&self, reason: &str, patience: Duration, is_hasty: bool) {
         self.core.shut_down(reason, patience, is_hasty);
-        let Some((client, thread)) = &self.client else { return };
+        let Some(RunningClient { client, thread }) = &self.client else { return };
         client.end();
         let thread = lock(thread).take();
         // A thread that waits for itself would wait for ever; one in haste does not wait.
@@ -370,7 +372,7 @@ impl Agent {
     /// What the controller said where it refused this worker.
     pub fn wait_for_controller(&self, timeout: Duration) -> Result<bool, WorkerError> {
         match &self.inner.client {
-            Some((client, _)) => client.wait_for_welcome(timeout),
+            Some(running) => running.client.wait_for_welcome(timeout),
             None => Ok(true),
         }
     }
@@ -390,7 +392,6 @@ pub struct LocalAgent {
 
 impl LocalAgent {
     /// The agent.
-    #[must_use]
     pub fn agent(&self) -> &Agent {
         &self.agent
     }

@@ -1,7 +1,7 @@
 //! Arm: everything opened and started, or nothing left behind.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriteError, SpoolWrit
 use crate::core::Core;
 use crate::door::OpenSession;
 use crate::fork::NotInherited;
+use crate::jit::{Listening, Named};
 use crate::session::{Session, Terms, lock};
 use crate::spans::SpanSession;
 
@@ -32,6 +33,7 @@ pub(crate) fn arm(
     let plan = Plan::of(core, &arm)?;
     let file = spool_file(&arm, descriptor)?;
     let spool_fd = file.as_raw_fd();
+    let spool_path = crate::jit::path_of(file.as_fd());
 
     let header = SpoolHeader {
         session: arm.session.clone(),
@@ -52,7 +54,8 @@ pub(crate) fn arm(
 
     crate::facts::write(&*writer.sink(), &header.worker, &arm, &core.joined_by);
     let is_enabled = machine.is_enabled();
-    let opened = plan.open(core, &arm, &writer, is_enabled)?;
+    let named = Named::default();
+    let opened = plan.open(core, &arm, &writer, &named, is_enabled)?;
     let Opened { sessions, backend, why, degraded, notes } = opened;
 
     let terms = Terms {
@@ -63,6 +66,8 @@ pub(crate) fn arm(
         degraded: degraded.clone(),
         drain: Duration::from_millis(arm.capture.session.drain_ms),
         by_steps: machine.by_steps(),
+        spool_path,
+        named,
         notes,
     };
     let spans = match arm.capture.spans && core.is_own_process() {
@@ -194,11 +199,12 @@ impl Plan {
         core: &Core,
         arm: &Arm,
         writer: &SpoolWriter,
+        named: &Named,
         start: bool,
     ) -> Result<Opened, WorkerError> {
         let config = SessionConfig { target_pid: core.target, ..arm.capture.session.clone() };
         let open = |id: &BackendId| -> Result<OpenSession, BackendError> {
-            let sink = writer.sink();
+            let sink = Arc::new(Listening { sink: writer.sink(), named: Arc::clone(named) });
             let mut session = core.backends.open(id, &config, sink, Arc::clone(&core.clock))?;
             if start {
                 session.start()?;

@@ -38,7 +38,9 @@ pub(crate) fn drain(core: &Core, session: &Session) -> WorkerResult {
     session.write_last_edges(Duration::from_millis(200));
     lock(&session.own_time).look();
 
-    let notes = notes(session, &summaries);
+    let mut notes = notes(session, &summaries);
+    let terms = &session.terms;
+    notes.extend(crate::jit::copy(&terms.named, core.target, terms.spool_path.as_deref()));
     for (index, note) in notes.iter().enumerate() {
         session.sink.fact(&format!("note.{index}"), note);
     }

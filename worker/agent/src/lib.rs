@@ -27,6 +27,7 @@ mod drain;
 mod exit;
 mod facts;
 mod fork;
+mod jit;
 pub mod link;
 mod linked;
 mod outbox;

@@ -65,6 +65,10 @@ pub(crate) struct Terms {
     pub(crate) drain: Duration,
     /// Whether steps open and close windows, so that each wakes the session's thread.
     pub(crate) by_steps: bool,
+    /// Where the spool lies, if that is to be seen from here.
+    pub(crate) spool_path: Option<std::path::PathBuf>,
+    /// Files that the backends named.
+    pub(crate) named: crate::jit::Named,
     /// What a person should know.
     pub(crate) notes: Vec<String>,
 }

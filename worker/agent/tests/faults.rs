@@ -1,4 +1,5 @@
 //! What goes wrong: bad requests, bad files, bad backends, bad peers.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -128,11 +129,9 @@ fn assert_idle(controller: &mut FakeController) {
 #[test]
 fn a_device_that_cannot_start_fails_the_arm_or_degrades_it() {
     let _turn = turn();
-    for (fault, code) in [
-        (Fault::Open, "busy"),
-        (Fault::Start, "vendor"),
-        (Fault::StartPanic, "backend_panicked"),
-    ] {
+    for (fault, code) in
+        [(Fault::Open, "busy"), (Fault::Start, "vendor"), (Fault::StartPanic, "backend_panicked")]
+    {
         let (builder, _) = faulty(fault);
         let (_agent, mut controller, _) = connect(builder);
         let spool = spool_file();
@@ -242,7 +241,10 @@ fn spools_that_cannot_be_written_are_refused() {
     assert_eq!(code(&mut controller, named(taken), None), "spool_refused");
     assert_eq!(code(&mut controller, named("/does/not/exist/x"), None), "spool_refused");
     let tiny = Limits { max_bytes: 10, ..arm(1).limits };
-    assert_eq!(code(&mut controller, Arm { limits: tiny, ..arm(1) }, Some(&spool.file)), "invalid_limit");
+    assert_eq!(
+        code(&mut controller, Arm { limits: tiny, ..arm(1) }, Some(&spool.file)),
+        "invalid_limit"
+    );
 
     // A path that can be made is as good as a descriptor.
     let folder = tempfile::tempdir().unwrap();
@@ -285,13 +287,18 @@ fn the_byte_limit_ends_the_session_by_itself_and_the_next_one_starts() {
     let limits = Limits { max_bytes: 3 << 20, ..arm(1).limits };
     controller.arm(Arm { limits, ..arm(1) }, Some(&spool.file)).unwrap();
     controller.commit(1).unwrap();
-    let noise: Vec<String> = (0..64).map(|n| format!("{:x}", n * 0x9E37_79B9_7F4A_7C15_u128)).collect();
+    let noise: Vec<String> =
+        (0..64).map(|n| format!("{:x}", n * 0x9E37_79B9_7F4A_7C15_u128)).collect();
     let mut number = 0_u64;
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         for text in &noise {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            profiler_agent::marker("m").payload(number).field("noise", number).field("t", text.as_str()).emit();
+            profiler_agent::marker("m")
+                .payload(number)
+                .field("noise", number)
+                .field("t", text.as_str())
+                .emit();
         }
         let status = controller.ask(AgentRequest::Status, None).unwrap();
         let AgentReply::Status { session } = status else { panic!("{status:?}") };
@@ -341,8 +348,7 @@ fn steps_are_refused_where_there_are_none() {
     let (_agent, mut controller, _) = connect(builder().step_source(StepSource::None));
     let spool = spool_file();
     let stepped = Schedule { active_steps: Some(1), ..Schedule::default() };
-    let error =
-        controller.arm(Arm { schedule: stepped, ..arm(1) }, Some(&spool.file)).unwrap_err();
+    let error = controller.arm(Arm { schedule: stepped, ..arm(1) }, Some(&spool.file)).unwrap_err();
     assert_eq!(error.code, "no_step_source");
     assert!(error.message.contains("duration_ms"), "{error}");
     let zero = Schedule { active_steps: Some(0), ..Schedule::default() };
@@ -355,7 +361,8 @@ fn an_arm_without_a_commit_disarms_itself() {
     let _turn = turn();
     let start = SystemClock::new().now();
     let clock = Arc::new(ManualClock::new(start));
-    let (_agent, mut controller, _) = connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
+    let (_agent, mut controller, _) =
+        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
     clock.advance(4_999_000_000);
@@ -376,7 +383,8 @@ fn a_limit_of_time_ends_a_session_whose_steps_stall() {
     let _turn = turn();
     let start = SystemClock::new().now();
     let clock = Arc::new(ManualClock::new(start));
-    let (agent, mut controller, _) = connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
+    let (agent, mut controller, _) =
+        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
     let spool = spool_file();
     let schedule = Schedule { active_steps: Some(100), ..Schedule::default() };
     let limits = Limits { max_session_ms: 60_000, ..arm(1).limits };
@@ -391,7 +399,10 @@ fn a_limit_of_time_ends_a_session_whose_steps_stall() {
     assert_eq!(result.stopped_by, "max_session");
     let begin = t0.monotonic_ns + 1_000_000;
     let (from, to) = result.windows[0];
-    assert_eq!((from.monotonic_ns, to.unwrap().monotonic_ns), (begin, t0.monotonic_ns + 60_000_000_000));
+    assert_eq!(
+        (from.monotonic_ns, to.unwrap().monotonic_ns),
+        (begin, t0.monotonic_ns + 60_000_000_000)
+    );
     assert!(result.notes.iter().any(|note| note.contains("stalled")), "{:?}", result.notes);
 }
 
@@ -399,7 +410,8 @@ fn a_limit_of_time_ends_a_session_whose_steps_stall() {
 fn a_step_of_the_real_time_clock_changes_no_window() {
     let _turn = turn();
     let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
-    let (_agent, mut controller, _) = connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
+    let (_agent, mut controller, _) =
+        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
     let t0 = clock.now();
@@ -483,7 +495,10 @@ fn a_request_that_is_not_understood_closes_the_link_and_not_the_session() {
     let (_agent, mut controller, _) = connect(builder());
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
-    controller.link.send(&serde_json::json!({"type": "request", "id": 9, "request": {"ask": "dance"}}), None).unwrap();
+    controller
+        .link
+        .send(&serde_json::json!({"type": "request", "id": 9, "request": {"ask": "dance"}}), None)
+        .unwrap();
     assert!(controller.link.recv_timeout::<FromAgent>(PATIENCE).is_err());
 }
 
@@ -517,11 +532,10 @@ fn a_local_agent_is_asked_without_a_socket() {
     done(agent.request(AgentRequest::Commit(commit), None));
     let stop = profiler_core::control::Stop { fence: 1, t1: t0, reason: "request".to_owned() };
     done(agent.request(AgentRequest::Stop(stop), None));
-    let finished = std::iter::from_fn(|| events.recv_timeout(PATIENCE).ok()).find_map(|event| {
-        match event {
+    let finished =
+        std::iter::from_fn(|| events.recv_timeout(PATIENCE).ok()).find_map(|event| match event {
             profiler_core::control::AgentEvent::Finished { result } => Some(result),
             _ => None,
-        }
-    });
+        });
     assert_eq!(finished.unwrap().windows, [(t0, Some(t0))]);
 }

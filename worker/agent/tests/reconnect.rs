@@ -1,4 +1,5 @@
 //! Controllers that come and go.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

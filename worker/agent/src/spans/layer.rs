@@ -190,7 +190,16 @@ impl Visit for Fields<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text(field, &fmt::from_fn(|f| value.fmt(f)));
+        self.text(field, &Debugged(value));
+    }
+}
+
+/// Something as its developers see it.
+struct Debugged<'a>(&'a dyn fmt::Debug);
+
+impl fmt::Display for Debugged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -49,12 +49,18 @@ impl Room for Vec<u8> {
 /// Appends a part, cut to `max` bytes at a character's boundary.
 #[inline]
 pub(super) fn push(room: &mut impl Room, tag: u8, text: &str, max: usize) {
-    let text = if text.len() <= max { text } else { &text[..text.floor_char_boundary(max)] };
+    let text = if text.len() <= max { text } else { cut(text, max) };
     let before = room.len();
     if !(room.append(&[tag]) && room.append(text.as_bytes())) {
         room.truncate(before);
         push_cut(room);
     }
+}
+
+#[cold]
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    &text[..end]
 }
 
 /// Appends a field; one that has no room is left out, and the row says so.
@@ -112,7 +118,7 @@ impl FieldValue for f32 {
 
 impl FieldValue for str {
     fn write_json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        quote(&fmt::from_fn(|f| f.write_str(self)), out)
+        quote(&self, out)
     }
 }
 

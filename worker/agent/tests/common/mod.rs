@@ -1,5 +1,6 @@
 //! A controller's side of the link, as small as it gets.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::File;
 use std::os::fd::AsFd;
