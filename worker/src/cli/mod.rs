@@ -33,9 +33,9 @@ Exit codes:
 
 /// One profiler for AI inference in many stages and workers.
 #[derive(Debug, Parser)]
-#[command(name = "omniprof", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "omniprof", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    /// What to log to standard error: `error`, `warn`, `info`, `debug`, `trace`, or by module.
+    /// What to log to standard error: `error`, `warn`, `info`, `debug`, `trace`.
     #[arg(
         long,
         global = true,

@@ -15,11 +15,6 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A bar over a number of bytes.
-    pub(crate) fn bytes(total: u64, what: &str) -> Self {
-        Self::styled(total, what, "{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
-    }
-
     /// A bar over a time, in ms.
     pub(crate) fn time(total_ms: u64, what: &str) -> Self {
         Self::styled(total_ms, what, "{msg} {wide_bar} {elapsed}")

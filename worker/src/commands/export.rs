@@ -1,12 +1,16 @@
 //! `omniprof export` and `merge`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use profiler_core::config::TraceFormat;
-use serde_json::Value;
+use profiler_core::config::{EventArguments, TraceFormat};
+use profiler_export::capture::CaptureError;
+use profiler_export::{ExportError, ExportReport, ExportRequest};
 
 use super::sessions::{SPOOL_EXTENSION, spools_of};
-use crate::cli::{CommandError, EventArgs, Exit, ExportArgs, MergeArgs, Output, bytes_text};
+use crate::cli::{
+    CommandError, EventArgs, Exit, ExportArgs, Interrupts, MergeArgs, Output, Progress, bytes_text,
+};
 
 /// An export, however it was asked for.
 struct Task {
@@ -71,19 +75,46 @@ fn carry_out(task: &Task, json: bool, out: &Output) -> Result<Exit, CommandError
     for spool in &task.spools {
         check_is_there(spool)?;
     }
-    let report = export(task)?;
+    let mut request = ExportRequest::new(task.spools.clone(), task.output.clone(), task.format);
+    request.arguments = match task.args {
+        EventArgs::Minimal => EventArguments::Minimal,
+        EventArgs::Full => EventArguments::Full,
+    };
+    request.follow = task.follow;
+    request.from_ns = task.from_ms.map(|ms| ms * 1_000_000);
+    request.to_ns = task.to_ms.map(|ms| ms * 1_000_000);
+    // Called off in order, an export leaves nothing behind.
+    let interrupts = Interrupts::listen()?;
+    let bar = Progress::spinner(&format!("exporting to {}", task.format));
+    let report = profiler_export::run(&request, &mut |counts| {
+        bar.say(&format!("exporting to {}: {} rows", task.format, counts.total()));
+        !interrupts.wait(Duration::ZERO)
+    });
+    drop(bar);
+    let report = report.map_err(refused)?;
     if json {
         out.json_line(&report)?;
         return Ok(Exit::Done);
     }
-    let number = |key: &str| report.get(key).and_then(Value::as_u64).unwrap_or(0);
-    out.line(&format!(
-        "{}: {}, {} events",
-        task.output.display(),
-        bytes_text(number("bytes")),
-        number("events")
-    ))?;
+    out.line(&report_text(&report))?;
     Ok(Exit::Done)
+}
+
+fn report_text(report: &ExportReport) -> String {
+    let mut text = format!("{}: {}", report.path.display(), bytes_text(report.bytes));
+    if report.events > 0 {
+        text.push_str(&format!(", {} events", report.events));
+    }
+    text.push_str(&format!(" of {} rows", report.rows.values().sum::<u64>()));
+    for (what, counts) in [("left out", &report.drops), ("lost by the workers", &report.lost)] {
+        for (cause, rows) in counts.iter().filter(|(_, rows)| **rows > 0) {
+            text.push_str(&format!("\n{rows} rows {what}: {cause}"));
+        }
+    }
+    for note in &report.notes {
+        text.push_str(&format!("\nnote: {note}"));
+    }
+    text
 }
 
 fn check_is_there(spool: &Path) -> Result<(), CommandError> {
@@ -94,8 +125,12 @@ fn check_is_there(spool: &Path) -> Result<(), CommandError> {
     Err(CommandError::text(Exit::NothingThere, text))
 }
 
-fn export(task: &Task) -> Result<Value, CommandError> {
-    let _asked = (task.args, task.follow, task.from_ms, task.to_ms);
-    let text = format!("exporting to {} is not built into this binary", task.format);
-    Err(CommandError::text(Exit::Failed, text))
+fn refused(error: ExportError) -> CommandError {
+    let exit = match &error {
+        ExportError::Capture(CaptureError::Cancelled) => Exit::Interrupted,
+        ExportError::Exists { .. } => Exit::Conflict,
+        ExportError::NoName { .. } | ExportError::Format { .. } => Exit::Usage,
+        _ => return error.into(),
+    };
+    CommandError::new(exit, error)
 }

@@ -8,6 +8,8 @@ mod environment;
 mod error;
 mod layer;
 mod resolved;
+#[cfg(test)]
+mod tests;
 mod toml_file;
 mod yaml_file;
 

@@ -91,8 +91,7 @@ fn backends() -> Vec<Finding> {
                     found.push_str("; ");
                     found.push_str(note);
                 }
-                let verdict = if notes.is_empty() { Verdict::Good } else { Verdict::Less };
-                Finding::new(&check, verdict, found, "")
+                Finding::good(&check, found)
             }
             ProbeReport::Unavailable { reason } => {
                 let found = format!("{} [{}]", reason.message, reason.code);

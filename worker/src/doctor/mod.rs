@@ -2,7 +2,6 @@
 
 mod checks;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::cli::{CommandError, DoctorArgs, Exit, Output};
@@ -45,6 +44,15 @@ impl Finding {
         Self::new(check, Verdict::Good, found, "")
     }
 
+    /// A line for what was found, and one for what to do.
+    fn text(&self) -> String {
+        let mut text = format!("{:<5} {:<14} {}\n", self.verdict.word(), self.check, self.found);
+        if !self.remedy.is_empty() {
+            text.push_str(&format!("{:<21}-> {}\n", "", self.remedy));
+        }
+        text
+    }
+
     fn new(
         check: &str,
         verdict: Verdict,
@@ -63,15 +71,9 @@ pub(crate) fn run(args: &DoctorArgs, out: &Output) -> Result<Exit, CommandError>
     if args.json {
         out.json(&findings)?;
     } else {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(["check", "", "found", "what to do"]);
         for finding in &findings {
-            let verdict = finding.verdict.word();
-            table.add_row([&finding.check, verdict, &finding.found, &finding.remedy]);
+            out.text(&finding.text())?;
         }
-        out.line(&table.to_string())?;
     }
     Ok(if worst_is_bad { Exit::Failed } else { Exit::Done })
 }
