@@ -25,6 +25,8 @@ pub mod schedule;
 pub mod sink;
 pub mod socket_path;
 pub mod spool;
+#[cfg(feature = "conformance")]
+pub mod synthetic;
 pub mod thread;
 pub mod trace_path;
 pub mod tsc;
