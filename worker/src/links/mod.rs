@@ -2,9 +2,10 @@
 //!
 //! The controller knows no socket: it sees a [`WorkerLink`] for each worker, sends
 //! [`ToAgent`] and receives [`FromAgent`]. On one machine the link is a Unix socket or, in the
-//! same process, a pair of them; the same messages may travel on a bus.
+//! same process, a call; the same messages may travel on a bus.
 
 mod listener;
+mod local;
 mod socket;
 
 use std::os::fd::OwnedFd;
@@ -15,7 +16,8 @@ use profiler_core::control::{FromAgent, ToAgent};
 
 pub use listener::ListenError;
 pub(crate) use listener::Listener;
-pub use socket::{LocalLink, SocketLink};
+pub use local::LocalLink;
+pub use socket::SocketLink;
 
 /// One worker, as the controller reaches it.
 ///

@@ -58,42 +58,6 @@ impl WorkerLink for SocketLink {
     }
 }
 
-/// A link to an agent in the controller's own process.
-#[derive(Debug)]
-pub struct LocalLink {
-    connection: Connection,
-}
-
-impl LocalLink {
-    /// A link over the controller's end of a pair.
-    #[must_use]
-    pub fn new(connection: Connection) -> Self {
-        Self { connection }
-    }
-}
-
-impl WorkerLink for LocalLink {
-    fn send(&self, message: &ToAgent, file: Option<OwnedFd>) -> Result<(), LinkError> {
-        self.connection.send(message, file.as_ref().map(OwnedFd::as_fd))
-    }
-
-    fn receive(&self, timeout: Option<Duration>) -> Result<FromAgent, LinkError> {
-        receive(&self.connection, timeout)
-    }
-
-    fn carries_files(&self) -> bool {
-        true
-    }
-
-    fn is_trusted(&self) -> bool {
-        true
-    }
-
-    fn close(&self) {
-        self.connection.close();
-    }
-}
-
 fn receive(connection: &Connection, timeout: Option<Duration>) -> Result<FromAgent, LinkError> {
     // No message of an agent carries a file; one that comes is closed here.
     let (message, _file) = match timeout {

@@ -1,0 +1,296 @@
+//! A start and a stop over fake workers, and what goes wrong between them.
+
+mod support;
+
+use std::time::Duration;
+
+use profiler_core::control::WorkerError;
+use profiler_core::schedule::StepSource;
+use profiler_worker::controller::{StartError, StopError, StopRequest};
+use profiler_worker::manifest::{FileState, LineState, SessionState};
+use profiler_worker::start_request::StartRequest;
+
+use support::{Asked, Behaviour, Bench, OnArm, OnStop, join, wait_for};
+
+fn body(json: &str) -> StartRequest {
+    StartRequest::parse(json.as_bytes()).unwrap()
+}
+
+fn stop_now() -> StopRequest {
+    StopRequest { wait_ms: 0, ..StopRequest::default() }
+}
+
+#[test]
+fn all_workers_record_between_one_start_and_one_stop() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let workers = join(
+        &controller,
+        vec![
+            Behaviour::new(0, "thinker", 0, 0),
+            Behaviour::new(0, "thinker", 0, 1),
+            Behaviour::new(1, "talker", 0, 0),
+        ],
+    );
+    let answer = controller.start_profile(Some("warm run"), None).unwrap();
+    assert_eq!(answer.workers.len(), 3);
+    assert!(answer.session.ends_with("-warm_run"), "{}", answer.session);
+    for worker in &workers {
+        let Asked::Arm(arm) = worker.next_asked() else { panic!("armed first") };
+        assert_eq!(arm.session, answer.session);
+        assert_eq!(arm.spool_path, None, "the descriptor rides on the frame");
+        assert_eq!(worker.next_asked(), Asked::Commit(answer.t0.monotonic_ns), "one T0 for all");
+    }
+    let manifest = controller.stop_profile().unwrap();
+    assert_eq!(manifest.workers.len(), 3);
+    assert_eq!(manifest.prefix.as_deref(), Some("warm run"));
+    assert_eq!(manifest.requested_window.begin, Some(answer.t0));
+    assert_eq!(manifest.real_window.end, manifest.requested_window.end);
+    assert_eq!(manifest.clock_error_ns, 400);
+    assert_eq!(manifest.skew_ns, 0);
+    assert_eq!(manifest.stopped_by.as_deref(), Some("request"));
+    assert!(manifest.is_good());
+    for line in &manifest.workers {
+        // Nothing here exports; the manifest says how.
+        assert_eq!(line.state, LineState::Pending, "{line:?}");
+        assert_eq!(line.records["marker"], 100);
+        let spool = &line.files[0];
+        assert_eq!((spool.format.as_str(), spool.state), ("spool", FileState::Complete));
+        let path = std::path::Path::new(&manifest.directory).join(&spool.path);
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(spool.bytes, Some(bytes.len() as u64));
+        assert_eq!(spool.crc32, Some(format!("{:08x}", crc32fast::hash(&bytes))));
+        let trace = &line.files[1];
+        assert_eq!(trace.state, FileState::Pending);
+        assert!(trace.command.as_ref().unwrap().starts_with("omniprof export /"), "{trace:?}");
+    }
+    // The same lies beside the traces.
+    let path = std::path::Path::new(&manifest.directory).join("manifest.json");
+    let written: profiler_worker::manifest::Manifest =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(written, manifest);
+}
+
+#[test]
+fn a_second_start_is_refused_and_a_second_stop_tells_the_same() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    assert!(matches!(controller.stop(&stop_now()), Err(StopError::NoSession)));
+    let answer = controller.start(&StartRequest::default()).unwrap();
+    match controller.start(&StartRequest::default()) {
+        Err(StartError::Running { session }) => assert_eq!(session, answer.session),
+        other => panic!("{other:?}"),
+    }
+    let first = controller.stop_profile().unwrap();
+    let second = controller.stop_profile().unwrap();
+    assert_eq!(first, second);
+    let next = controller.start(&StartRequest::default()).unwrap();
+    assert_ne!(next.session, answer.session);
+    assert!(controller.stop_profile().unwrap().is_good());
+}
+
+#[test]
+fn stages_replicas_and_ranks_select() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let _workers = join(
+        &controller,
+        vec![
+            Behaviour::new(0, "thinker", 0, 0),
+            Behaviour::new(0, "thinker", 0, 1),
+            Behaviour::new(2, "diffusion", 0, 0),
+            Behaviour::new(2, "diffusion", 1, 0),
+        ],
+    );
+    let selected = |json: &str| {
+        let answer = controller.start(&body(json)).unwrap();
+        controller.stop_profile().unwrap();
+        let of = |w: &profiler_worker::controller::StartedWorker| {
+            (w.stage.unwrap(), w.replica.unwrap(), w.rank.unwrap())
+        };
+        let mut workers: Vec<_> = answer.workers.iter().map(of).collect();
+        workers.sort_unstable();
+        workers
+    };
+    assert_eq!(selected(r#"{"stages":[0]}"#), [(0, 0, 0), (0, 0, 1)]);
+    assert_eq!(selected(r#"{"stages":[2],"replicas":[1]}"#), [(2, 1, 0)]);
+    assert_eq!(selected(r#"{"ranks":[1]}"#), [(0, 0, 1)]);
+    assert_eq!(selected("").len(), 4);
+}
+
+#[test]
+fn an_unknown_number_names_what_exists_and_starts_nothing() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let error = controller.start(&StartRequest::default()).unwrap_err();
+    assert_eq!((error.status(), error.code()), (404, "no_workers"));
+    let workers = join(
+        &controller,
+        vec![Behaviour::new(0, "thinker", 0, 0), Behaviour::new(2, "diffusion", 1, 0)],
+    );
+    for (json, code, exists) in [
+        (r#"{"stages":[0,7]}"#, "unknown_stage", "there is no stage 7; there is 0, 2"),
+        (r#"{"replicas":[3]}"#, "unknown_replica", "there is no replica 3; there is 0, 1"),
+        (r#"{"stages":[0],"replicas":[1]}"#, "unknown_replica", "no replica 1; there is 0"),
+        (r#"{"ranks":[1]}"#, "unknown_rank", "there is no rank 1; there is 0"),
+    ] {
+        let error = controller.start(&body(json)).unwrap_err();
+        assert_eq!((error.status(), error.code()), (404, code));
+        assert!(error.to_string().contains(exists), "{error}");
+    }
+    for worker in &workers {
+        assert!(worker.asked.try_recv().is_err(), "nobody is asked");
+    }
+    assert!(controller.sessions().unwrap().is_empty(), "no directory is made");
+}
+
+#[test]
+fn steps_of_a_worker_that_counts_none_are_refused() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut talker = Behaviour::new(1, "talker", 0, 0);
+    talker.step_source = StepSource::None;
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), talker]);
+    let error = controller.start(&body(r#"{"num_steps":"5"}"#)).unwrap_err();
+    assert_eq!((error.status(), error.code()), (422, "no_steps"));
+    let text = error.to_string();
+    assert!(text.contains("stage 1 talker") && text.contains("`duration_ms`"), "{text}");
+    controller.start(&body(r#"{"num_steps":5,"stages":[0]}"#)).unwrap();
+    controller.stop_profile().unwrap();
+}
+
+#[test]
+fn where_one_worker_cannot_arm_all_are_rolled_back() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut broken = Behaviour::new(0, "thinker", 0, 1);
+    broken.on_arm = OnArm::Fail(WorkerError::new("no_driver", "libcuda.so.1 is not there"));
+    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), broken]);
+    let error = controller.start(&StartRequest::default()).unwrap_err();
+    assert_eq!((error.status(), error.code()), (502, "not_armed"));
+    let text = error.to_string();
+    assert!(text.contains("rank 1") && text.contains("libcuda.so.1 is not there"), "{text}");
+    assert!(matches!(workers[0].next_asked(), Asked::Arm(_)));
+    assert_eq!(workers[0].next_asked(), Asked::Disarm, "no commit comes");
+    assert!(controller.sessions().unwrap().is_empty(), "nothing is left behind");
+    assert!(controller.status().session.is_none());
+}
+
+#[test]
+fn a_partial_start_goes_on_without_those_that_cannot() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut broken = Behaviour::new(0, "thinker", 0, 1);
+    broken.on_arm = OnArm::Fail(WorkerError::new("no_driver", "libcuda.so.1 is not there"));
+    let mut silent = Behaviour::new(0, "thinker", 0, 2);
+    silent.on_arm = OnArm::Silent;
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), broken, silent]);
+    let answer = controller.start(&body(r#"{"allow_partial":true}"#)).unwrap();
+    assert_eq!(answer.workers.iter().filter(|worker| worker.error.is_some()).count(), 2);
+    let manifest = controller.stop_profile().unwrap();
+    assert!(manifest.is_good(), "the start accepted it beforehand");
+    let states: Vec<_> = manifest.workers.iter().map(|line| line.state).collect();
+    assert_eq!(states, [LineState::Pending, LineState::Degraded, LineState::Degraded]);
+    assert_eq!(manifest.workers[1].error.as_ref().unwrap().code, "no_driver");
+    assert_eq!(manifest.workers[2].error.as_ref().unwrap().code, "no_answer");
+}
+
+#[test]
+fn a_rank_that_does_not_answer_is_one_line() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut silent = Behaviour::new(0, "thinker", 0, 1);
+    silent.on_stop = OnStop::Silent;
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), silent]);
+    controller.start(&StartRequest::default()).unwrap();
+    let manifest = controller.stop(&stop_now()).unwrap();
+    assert!(!manifest.is_good());
+    let silent = &manifest.workers[1];
+    assert_eq!((silent.rank, silent.state), (Some(1), LineState::Missing));
+    assert_eq!(silent.error.as_ref().unwrap().code, "no_answer");
+    wait_for("rank 0's end", || {
+        let manifest = controller.stop(&stop_now()).unwrap();
+        manifest.workers[0].state == LineState::Pending
+    });
+    // It does not hold up the next capture of the others.
+    controller.start(&body(r#"{"ranks":[0]}"#)).unwrap();
+}
+
+#[test]
+fn a_worker_that_dies_at_the_stop_is_named() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut dying = Behaviour::new(0, "thinker", 0, 1);
+    dying.on_stop = OnStop::Die;
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), dying]);
+    controller.start(&StartRequest::default()).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    let dead = &manifest.workers[1];
+    assert_eq!(dead.state, LineState::Failed, "{dead:?}");
+    assert_eq!(manifest.workers[0].state, LineState::Pending);
+}
+
+#[test]
+fn a_session_that_ends_by_itself_makes_room_for_the_next() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut worker = Behaviour::new(0, "thinker", 0, 0);
+    worker.ends_by_itself = Some((Duration::from_millis(20), "max_steps"));
+    let _workers = join(&controller, vec![worker]);
+    let answer = controller.start(&body(r#"{"max_iterations":3}"#)).unwrap();
+    wait_for("the automatic end", || controller.status().session.is_none());
+    let last = controller.status().last.unwrap();
+    assert_eq!(last.session, answer.session);
+    assert_eq!(last.stopped_by.as_deref(), Some("max_steps"));
+    let next = controller.start(&body(r#"{"max_iterations":3}"#)).unwrap();
+    assert_ne!(next.session, answer.session);
+    let manifest = controller.manifest(&answer.session).unwrap();
+    assert_eq!(manifest.stopped_by.as_deref(), Some("max_steps"));
+}
+
+#[test]
+fn a_degraded_worker_is_good_only_where_that_was_asked_for() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut worker = Behaviour::new(0, "thinker", 0, 0);
+    let why = WorkerError::new("no_driver", "the host records alone");
+    worker.on_arm = OnArm::Degraded(why.clone());
+    let _workers = join(&controller, vec![worker]);
+    controller.start(&body(r#"{"activities":["CPU","GPU"],"on_unavailable":"degrade"}"#)).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    let line = &manifest.workers[0];
+    assert_eq!((line.state, line.error.as_ref()), (LineState::Degraded, Some(&why)));
+    assert!(manifest.is_good());
+}
+
+#[test]
+fn an_agent_of_another_version_is_told_so() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut worker = Behaviour::new(0, "thinker", 0, 0);
+    worker.protocol = 99;
+    let worker = worker.join(&controller.socket_dir().unwrap());
+    wait_for("the refusal", || worker.refused.lock().unwrap().is_some());
+    let refused = worker.refused.lock().unwrap().clone().unwrap();
+    assert_eq!(refused.code, "protocol");
+    assert!(controller.status().workers.is_empty());
+}
+
+#[test]
+fn a_controller_that_ends_tells_its_workers() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    let answer = controller.start(&StartRequest::default()).unwrap();
+    drop(controller);
+    assert!(matches!(workers[0].next_asked(), Asked::Arm(_)));
+    assert!(matches!(workers[0].next_asked(), Asked::Commit(_)));
+    assert_eq!(workers[0].next_asked(), Asked::Stop("controller_exit".to_owned()));
+    let controller = bench.controller();
+    wait_for("the final manifest", || {
+        controller.manifest(&answer.session).unwrap().state == SessionState::Complete
+    });
+    let manifest = controller.manifest(&answer.session).unwrap();
+    assert!(manifest.is_good(), "{manifest:?}");
+}

@@ -1,0 +1,474 @@
+//! Workers and exporters that behave as a test says.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use profiler_agent::link::Connection;
+use profiler_core::backend::{BackendId, BackendRole};
+use profiler_core::clock::{ClockDomain, ClockSource, SystemClock};
+use profiler_core::control::{
+    AgentEvent, AgentReply, AgentRequest, Arm, Armed, BackendProbe, FromAgent, Hello, Outcome,
+    PROTOCOL_VERSION, SessionStatus, ToAgent, WorkerError, WorkerResult, WorkerState,
+};
+use profiler_core::identity::WorkerIdentity;
+use profiler_core::probe::ProbeReport;
+use profiler_core::record::{Marker, Window, WindowEdge};
+use profiler_core::schedule::StepSource;
+use profiler_core::sink::{Batch, StreamInfo};
+use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
+use profiler_worker::Controller;
+use profiler_worker::controller::ControllerBuilder;
+
+/// How long anything may take in a test.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How a worker behaves.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    pub identity: WorkerIdentity,
+    pub step_source: StepSource,
+    pub protocol: u32,
+    pub session: Option<SessionStatus>,
+    pub on_arm: OnArm,
+    pub on_stop: OnStop,
+    pub rows: usize,
+    /// Ends by itself so long after the commit.
+    pub ends_by_itself: Option<(Duration, &'static str)>,
+    pub backends: Vec<BackendProbe>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum OnArm {
+    Ready,
+    Fail(WorkerError),
+    Silent,
+    /// Says that it records less, as was allowed.
+    Degraded(WorkerError),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    Finish,
+    /// Answers, and never finishes.
+    Drain,
+    /// Does not answer.
+    Silent,
+    /// Its link ends.
+    Die,
+}
+
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+
+pub fn identity(stage: u32, role: &str, replica: u32, rank: u32) -> WorkerIdentity {
+    let mut identity =
+        WorkerIdentity::of_this_process(Some(stage), Some(role), Some(replica), Some(rank));
+    // Several workers of one process stand for several processes.
+    identity.key = format!("key{:07}", NEXT_KEY.fetch_add(1, Ordering::Relaxed));
+    identity
+}
+
+impl Behaviour {
+    pub fn new(stage: u32, role: &str, replica: u32, rank: u32) -> Self {
+        Self {
+            identity: identity(stage, role, replica, rank),
+            step_source: StepSource::Api,
+            protocol: PROTOCOL_VERSION,
+            session: None,
+            on_arm: OnArm::Ready,
+            on_stop: OnStop::Finish,
+            rows: 100,
+            ends_by_itself: None,
+            backends: vec![BackendProbe {
+                id: BackendId::parse("cpu").unwrap(),
+                role: BackendRole::Host,
+                priority: 0,
+                report: ProbeReport::available(Vec::new()),
+            }],
+        }
+    }
+
+    pub fn hello(&self) -> Hello {
+        Hello {
+            protocol: self.protocol,
+            agent_version: "0.0.0-test".to_owned(),
+            worker: self.identity.clone(),
+            joined_by: "embedded".to_owned(),
+            step_source: self.step_source.clone(),
+            backends: self.backends.clone(),
+            session: self.session.clone(),
+            token: None,
+        }
+    }
+
+    /// Joins the controller that listens in `dir`.
+    pub fn join(self, dir: &Path) -> FakeWorker {
+        let connection = Connection::connect(&dir.join("omniprof.sock")).unwrap();
+        FakeWorker::start(self, connection)
+    }
+}
+
+/// What a worker was asked, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Asked {
+    Arm(Box<Arm>),
+    Commit(u64),
+    Stop(String),
+    Disarm,
+    Other,
+}
+
+/// A worker in a thread.
+pub struct FakeWorker {
+    connection: Arc<Connection>,
+    pub asked: Receiver<Asked>,
+    pub refused: Arc<Mutex<Option<WorkerError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeWorker {
+    fn start(behaviour: Behaviour, connection: Connection) -> Self {
+        let connection = Arc::new(connection);
+        let (sender, asked) = channel();
+        let refused = Arc::new(Mutex::new(None));
+        let mut worker = Loop {
+            connection: Arc::clone(&connection),
+            behaviour,
+            asked: sender,
+            refused: Arc::clone(&refused),
+            session: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("fake-worker".to_owned())
+            .spawn(move || worker.run())
+            .unwrap();
+        Self { connection, asked, refused, thread: Some(thread) }
+    }
+
+    /// The link ends, as when the process does.
+    pub fn die(mut self) {
+        self.end();
+    }
+
+    /// Waits for its next request.
+    pub fn next_asked(&self) -> Asked {
+        self.asked.recv_timeout(DEADLINE).expect("the worker is asked")
+    }
+
+    fn end(&mut self) {
+        self.connection.close();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Running {
+    arm: Arm,
+    writer: Option<SpoolWriter>,
+    begin: Option<profiler_core::clock::Instant>,
+    ends_at: Option<(Instant, &'static str)>,
+}
+
+struct Loop {
+    connection: Arc<Connection>,
+    behaviour: Behaviour,
+    asked: Sender<Asked>,
+    refused: Arc<Mutex<Option<WorkerError>>>,
+    session: Option<Running>,
+}
+
+impl Loop {
+    fn run(&mut self) {
+        let hello = FromAgent::Hello(Box::new(self.behaviour.hello()));
+        if self.connection.send(&hello, None).is_err() {
+            return;
+        }
+        loop {
+            let wait = self
+                .session
+                .as_ref()
+                .and_then(|session| session.ends_at)
+                .map_or(Duration::from_secs(3600), |(at, _)| {
+                    at.saturating_duration_since(Instant::now())
+                });
+            let message = match self.connection.recv_timeout::<ToAgent>(wait) {
+                Ok((message, file)) => (message, file),
+                Err(error) if !error.is_final() => {
+                    self.finish_by_itself();
+                    continue;
+                }
+                Err(_) => return,
+            };
+            match message {
+                (ToAgent::Welcome { .. }, _) => {}
+                (ToAgent::Refused { error }, _) => {
+                    *self.refused.lock().unwrap() = Some(error);
+                    return;
+                }
+                (ToAgent::Request { id, request }, file) => {
+                    if !self.answer(id, request, file.map(File::from)) {
+                        self.connection.close();
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, id: u64, request: AgentRequest, file: Option<File>) -> bool {
+        let outcome = match request {
+            AgentRequest::Arm(arm) => {
+                let _told = self.asked.send(Asked::Arm(arm.clone()));
+                match self.behaviour.on_arm.clone() {
+                    OnArm::Silent => return true,
+                    OnArm::Fail(error) => Outcome::Failed(error),
+                    OnArm::Ready => Outcome::Done(Box::new(self.arm(*arm, file, None))),
+                    OnArm::Degraded(error) => {
+                        Outcome::Done(Box::new(self.arm(*arm, file, Some(error))))
+                    }
+                }
+            }
+            AgentRequest::Commit(commit) => {
+                let _told = self.asked.send(Asked::Commit(commit.t0.monotonic_ns));
+                let at = SystemClock::new().now();
+                if let Some(session) = &mut self.session {
+                    session.begin = Some(commit.t0);
+                    session.ends_at = self
+                        .behaviour
+                        .ends_by_itself
+                        .map(|(after, why)| (Instant::now() + after, why));
+                }
+                Outcome::Done(Box::new(AgentReply::Committed { at }))
+            }
+            AgentRequest::Stop(stop) => {
+                let _told = self.asked.send(Asked::Stop(stop.reason.clone()));
+                match self.behaviour.on_stop {
+                    OnStop::Silent => return true,
+                    OnStop::Die => return false,
+                    OnStop::Drain | OnStop::Finish => {}
+                }
+                let status = self.status(WorkerState::Draining);
+                self.reply(id, Outcome::Done(Box::new(AgentReply::Stopping { status })));
+                if self.behaviour.on_stop == OnStop::Finish {
+                    self.finish(&stop.reason, Some(stop.t1));
+                }
+                return true;
+            }
+            AgentRequest::Disarm { .. } => {
+                let _told = self.asked.send(Asked::Disarm);
+                self.session = None;
+                let status = self.status(WorkerState::Idle);
+                Outcome::Done(Box::new(AgentReply::Stopping { status }))
+            }
+            _ => {
+                let _told = self.asked.send(Asked::Other);
+                Outcome::Failed(WorkerError::new("not_faked", "the fake does not know this"))
+            }
+        };
+        self.reply(id, outcome);
+        true
+    }
+
+    fn reply(&self, id: u64, outcome: Outcome) {
+        let _gone = self.connection.send(&FromAgent::Reply { id, outcome }, None);
+    }
+
+    fn arm(&mut self, arm: Arm, file: Option<File>, degraded: Option<WorkerError>) -> AgentReply {
+        let header = SpoolHeader {
+            session: arm.session.clone(),
+            prefix: arm.prefix.clone(),
+            worker: self.behaviour.identity.clone(),
+            writer: "fake".to_owned(),
+            created: SystemClock::new().now(),
+            fence: arm.fence,
+        };
+        let writer = file.map(|file| {
+            let clock = Arc::new(SystemClock::new());
+            SpoolWriter::create(file, &header, SpoolOptions::default(), clock).unwrap()
+        });
+        self.session = Some(Running { arm, writer, begin: None, ends_at: None });
+        AgentReply::Armed(Box::new(Armed {
+            worker: self.behaviour.identity.clone(),
+            backend: None,
+            why: "a fake".to_owned(),
+            degraded,
+            step_source: self.behaviour.step_source.clone(),
+            at: SystemClock::new().now(),
+        }))
+    }
+
+    fn status(&self, state: WorkerState) -> Box<SessionStatus> {
+        let arm = self.session.as_ref().map(|session| &session.arm);
+        Box::new(SessionStatus {
+            session: arm.map(|arm| arm.session.clone()).unwrap_or_default(),
+            fence: arm.map_or(0, |arm| arm.fence),
+            state,
+            steps: 0,
+            windows: 1,
+            rows: self.behaviour.rows as u64,
+            spool_bytes: 0,
+            lost: 0,
+            stopped_by: None,
+        })
+    }
+
+    fn finish_by_itself(&mut self) {
+        let why = self.session.as_ref().and_then(|session| session.ends_at).map(|(_, why)| why);
+        if let Some(why) = why {
+            self.finish(why, None);
+        }
+    }
+
+    fn finish(&mut self, why: &str, t1: Option<profiler_core::clock::Instant>) {
+        let Some(mut session) = self.session.take() else { return };
+        let end = t1.unwrap_or_else(|| SystemClock::new().now());
+        let spool_bytes = match session.writer.take() {
+            None => 0,
+            Some(writer) => {
+                write_rows(&writer, session.begin.unwrap_or_default(), end, self.behaviour.rows);
+                let _totals = writer.finish(DEADLINE);
+                1 // the controller looks at the file itself
+            }
+        };
+        let mut rows = std::collections::BTreeMap::new();
+        rows.insert("marker".to_owned(), self.behaviour.rows as u64);
+        let result = WorkerResult {
+            session: session.arm.session,
+            fence: session.arm.fence,
+            worker: self.behaviour.identity.clone(),
+            backend: None,
+            why: "a fake".to_owned(),
+            degraded: match &self.behaviour.on_arm {
+                OnArm::Degraded(error) => Some(error.clone()),
+                _ => None,
+            },
+            error: None,
+            windows: session.begin.map(|begin| (begin, Some(end))).into_iter().collect(),
+            steps: 3,
+            stopped_by: why.to_owned(),
+            rows,
+            lost: std::collections::BTreeMap::new(),
+            spool_bytes,
+            spool_closed: true,
+            clock_error_ns: 400,
+            own_cpu_ns: 1,
+            own_memory_bytes: 1,
+            device_used: None,
+            driver: None,
+            notes: Vec::new(),
+        };
+        let event = AgentEvent::Finished { result: Box::new(result) };
+        let _gone = self.connection.send(&FromAgent::Event { event }, None);
+    }
+}
+
+/// Writes a window and markers inside it.
+pub fn write_rows(
+    writer: &SpoolWriter,
+    begin: profiler_core::clock::Instant,
+    end: profiler_core::clock::Instant,
+    count: usize,
+) {
+    let sink = writer.sink();
+    let stream = sink.open_stream(StreamInfo {
+        producer: "fake".to_owned(),
+        thread: 0,
+        clock: ClockDomain::Monotonic,
+    });
+    let edge = |at: profiler_core::clock::Instant, edge: WindowEdge| Window {
+        monotonic: at.monotonic_ns,
+        realtime: at.realtime_ns,
+        step: u64::MAX,
+        window: 0,
+        edge: edge.number(),
+    };
+    let marks = [edge(begin, WindowEdge::Begin), edge(end, WindowEdge::End)];
+    let _emitted = sink.emit(&[Batch::new(stream, &marks)]);
+    let mut left = count;
+    while left > 0 {
+        let step = left.min(8192);
+        let rows: Vec<Marker> = (0..step)
+            .map(|index| Marker {
+                time: begin.monotonic_ns + 1 + index as u64,
+                ..Marker::default()
+            })
+            .collect();
+        let _emitted = sink.emit(&[Batch::new(stream, &rows)]);
+        left -= step;
+    }
+}
+
+/// A directory and a controller of its own.
+pub struct Bench {
+    pub dir: tempfile::TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("traces")
+    }
+
+    /// A controller that exports nothing and has short deadlines.
+    pub fn builder(&self) -> ControllerBuilder {
+        Controller::builder().root(self.root()).without_exporter().options(|options| {
+            options.arm_deadline = Duration::from_secs(1);
+            options.answer_deadline = Duration::from_millis(500);
+            options.retention = None;
+        })
+    }
+
+    pub fn controller(&self) -> Controller {
+        self.builder().build().unwrap()
+    }
+
+    /// A shell script that stands for `omniprof export`; `$output`, `$follow` and `$spool` are
+    /// set.
+    pub fn exporter(&self, body: &str) -> PathBuf {
+        let path = self.dir.path().join("omniprof");
+        let script = format!(
+            "#!/bin/sh\nshift\nspool=$1\nfollow=\nwhile [ $# -gt 0 ]; do case $1 in --output) \
+             output=$2; shift;; --format) format=$2; shift;; --follow) follow=1;; esac; shift; \
+             done\n{body}\n"
+        );
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+}
+
+/// Joins workers and waits until the controller knows them.
+pub fn join(controller: &Controller, workers: Vec<Behaviour>) -> Vec<FakeWorker> {
+    let before = controller.status().workers.len();
+    let count = workers.len();
+    let dir = controller.socket_dir().unwrap();
+    let joined = workers.into_iter().map(|worker| worker.join(&dir)).collect();
+    assert!(controller.wait_for_workers(before + count, DEADLINE), "the workers join");
+    joined
+}
+
+/// Waits until the condition holds.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
