@@ -45,8 +45,9 @@ impl FileWindow {
         if held < len {
             self.refill(offset, held, len)?;
         }
-        let start = (offset - self.begin) as usize;
-        let end = (start + len).min(self.bytes.len());
+        let Some(start) = offset.checked_sub(self.begin) else { return Ok(&[]) };
+        let start = self.bytes.len().min(start as usize);
+        let end = self.bytes.len().min(start + len);
         Ok(&self.bytes[start..end])
     }
 
