@@ -1,3 +1,6 @@
-//! What the test programs share: the figures that omniprof must reach, and how they are measured.
+//! What the test programs share: the figures that omniprof must reach, how they are measured, and
+//! spools made for tests.
 
 pub mod figures;
+pub mod programs;
+pub mod synthetic;

@@ -97,7 +97,7 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, modulation: &Tensor) -> candle_core::Result<Tensor> {
-        let _span = tracing::info_span!("dit_block").entered();
+        let _span = profiler_agent::span("dit_block").enter();
         let parts = self.modulation.forward(modulation)?.unsqueeze(1)?.chunk(6, D::Minus1)?;
         let attended = self.attention(&modulate(x, &parts[0], &parts[1])?)?;
         let x = (x + attended.broadcast_mul(&parts[2])?)?;
@@ -164,7 +164,7 @@ impl Decoder {
         let mut x = convolve("conv_in", &self.enter, latents)?.silu()?;
         for (index, stage) in self.stages.iter().enumerate() {
             if index > 0 {
-                let _span = tracing::info_span!("upsample").entered();
+                let _span = profiler_agent::span("upsample").enter();
                 let (_, _, height, width) = x.dims4()?;
                 x = x.upsample_nearest2d(height * 2, width * 2)?;
             }
@@ -175,7 +175,7 @@ impl Decoder {
 }
 
 fn convolve(name: &'static str, conv: &Conv2d, x: &Tensor) -> candle_core::Result<Tensor> {
-    let _span = tracing::info_span!("conv2d", name).entered();
+    let _span = profiler_agent::span(name).enter();
     conv.forward(x)
 }
 

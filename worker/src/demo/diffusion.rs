@@ -71,7 +71,7 @@ fn make(
     let (mut latents, conditions) = begin(batch)?;
     for step in 0..DENOISE_STEPS {
         let _span = tracing::info_span!("denoise", step).entered();
-        super::step();
+        profiler_agent::step();
         let time = 1.0 - step as f32 / DENOISE_STEPS as f32;
         let velocity = denoiser.forward(&latents, time, &conditions)?;
         latents = (latents - (velocity * (1.0 / DENOISE_STEPS as f64))?)?;

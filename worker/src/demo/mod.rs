@@ -11,7 +11,9 @@ mod diffusion;
 mod frames;
 mod interrupt;
 mod pipeline;
+mod profile;
 mod ranks;
+mod report;
 mod stage;
 mod talker;
 mod thinker;
@@ -23,79 +25,191 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::ProgressBar;
 
-use interrupt::Interrupt;
+use interrupt::{Interrupt, Interrupted};
 use pipeline::Pipeline;
+use profile::Service;
 
 /// Runs a pipeline of three stages on this machine's processors and profiles a few requests.
 #[derive(Args, Clone, Debug)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// How many requests to profile; one of them is a batch for the diffusion stage.
     #[arg(long, value_name = "N", default_value_t = 6)]
-    pub requests: u32,
+    pub(crate) requests: u32,
     /// The root below which traces are written.
     #[arg(long, value_name = "DIR", env = "OMNIPROF_DIR", default_value = "omniprof-traces")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Profile for so long, with as many requests as fit in, instead of a number of requests.
     #[arg(long, value_name = "MS")]
-    pub duration_ms: Option<u64>,
-    /// The port of the HTTP interface on 127.0.0.1; 0 = a free one.
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    pub port: u16,
+    pub(crate) duration_ms: Option<u64>,
+    /// The port of the HTTP interface on 127.0.0.1; a free one, or 8790 with --serve, if absent.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
     /// Keep the pipeline running under a steady load, to be profiled with curl.
     #[arg(long)]
-    pub serve: bool,
+    pub(crate) serve: bool,
     /// Run the requests without profiling.
     #[arg(long, hide = true)]
-    pub unprofiled: bool,
+    pub(crate) unprofiled: bool,
     /// Print one JSON document instead of tables and a progress bar.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// A stage process of the demo: started by `omniprof demo`, never by hand.
 #[derive(Args, Clone, Debug)]
-pub struct StageArgs {
+pub(crate) struct StageArgs {
     /// The folder of the pipeline's sockets.
     #[arg(long)]
-    pub sockets: PathBuf,
+    pub(crate) sockets: PathBuf,
     /// The stage.
     #[arg(long)]
-    pub stage: u32,
+    pub(crate) stage: u32,
     /// The replica of the stage.
     #[arg(long)]
-    pub replica: u32,
+    pub(crate) replica: u32,
     /// The rank within the replica.
     #[arg(long)]
-    pub rank: u32,
+    pub(crate) rank: u32,
     /// The process that started this one.
     #[arg(long)]
-    pub parent: u32,
+    pub(crate) parent: u32,
     /// Do not look for a profiler.
     #[arg(long)]
-    pub unprofiled: bool,
+    pub(crate) unprofiled: bool,
 }
 
+/// The port of `--serve` where none is named: the same as that of `omniprof serve`.
+const SERVE_PORT: u16 = 8790;
+
+/// The most requests that are on their way at once where they come without an end.
+const MOST_OPEN: usize = 4;
+
+/// How long the requests of the demo may take. A debug build on a busy machine needs a while.
+const REQUESTS_DEADLINE: Duration = Duration::from_secs(240);
+
 /// Runs the demo.
-pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+///
+/// # Errors
+///
+/// What kept it from running; all that it started has ended then.
+pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
-    let mut pipeline = Pipeline::start(None, &interrupt)?;
-    let begin = Instant::now();
-    for request in 0..args.requests {
-        pipeline.submit(if request == 1 { 4 } else { 1 })?;
+    match run_until_interrupted(&args, &interrupt) {
+        Err(error) if error.is::<Interrupted>() => Ok(ExitCode::from(130)),
+        other => other,
     }
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while pipeline.open_requests() > 0 {
-        let done = pipeline.next_done(deadline, &interrupt)?;
-        eprintln!("{done:?} {:?}", begin.elapsed());
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a stage process.
-pub fn run_stage(args: StageArgs) -> anyhow::Result<ExitCode> {
+///
+/// # Errors
+///
+/// What ended it, unless the stage before just closed.
+pub(crate) fn run_stage(args: StageArgs) -> anyhow::Result<ExitCode> {
     stage::run(&args)
 }
 
-/// A step of the model's loop.
-fn step() {}
+fn run_until_interrupted(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.requests > 0, "--requests must be at least 1");
+    if args.unprofiled {
+        let mut pipeline = Pipeline::start(None, interrupt)?;
+        work(&mut pipeline, args, interrupt)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let port = args.port.unwrap_or(if args.serve { SERVE_PORT } else { 0 });
+    let service = Service::start(&args.dir, port)?;
+    // Declared after the service, so that it ends first: its stages leave the controller in order.
+    let mut pipeline = Pipeline::start(service.controller().socket_dir().as_deref(), interrupt)?;
+    service.wait_for(pipeline::PLACES.len(), interrupt)?;
+    // First touches of weights and of code are no part of the picture.
+    warm_up(&mut pipeline, interrupt)?;
+    if args.serve {
+        return serve(&mut pipeline, &service, args, interrupt);
+    }
+
+    service.start_profile(&start_body(args))?;
+    let begin = Instant::now();
+    work(&mut pipeline, args, interrupt)?;
+    let elapsed = begin.elapsed();
+    let exporting = report::spinner(args, "stopping and exporting");
+    let manifest = service.stop_profile()?;
+    exporting.finish_and_clear();
+    drop(pipeline);
+    report::print(args, &service, &manifest, elapsed)
+}
+
+fn start_body(args: &DemoArgs) -> serde_json::Value {
+    let mut body = serde_json::json!({ "profile_prefix": "demo", "merge_profiles": true });
+    if let Some(duration_ms) = args.duration_ms {
+        body["duration_ms"] = duration_ms.into();
+    }
+    body
+}
+
+fn warm_up(pipeline: &mut Pipeline, interrupt: &Interrupt) -> anyhow::Result<()> {
+    // One for each replica.
+    for _ in 0..2 {
+        pipeline.submit(1)?;
+    }
+    drain(pipeline, interrupt, &ProgressBar::hidden())
+}
+
+/// The requests that are profiled.
+fn work(pipeline: &mut Pipeline, args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
+    if let Some(duration_ms) = args.duration_ms {
+        let bar = report::spinner(args, "requests run");
+        keep_busy(pipeline, Instant::now() + Duration::from_millis(duration_ms), interrupt)?;
+        bar.finish_and_clear();
+        return drain(pipeline, interrupt, &ProgressBar::hidden());
+    }
+    let bar = report::bar(args, u64::from(args.requests));
+    for request in 0..args.requests {
+        // The second request is a batch.
+        pipeline.submit(if request == 1 { 4 } else { 1 })?;
+    }
+    drain(pipeline, interrupt, &bar)?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Waits until no request is on its way.
+fn drain(pipeline: &mut Pipeline, interrupt: &Interrupt, bar: &ProgressBar) -> anyhow::Result<()> {
+    let deadline = Instant::now() + REQUESTS_DEADLINE;
+    while pipeline.open_requests() > 0 {
+        let done = pipeline.next_done(deadline, interrupt)?;
+        anyhow::ensure!(done.is_some(), "the pipeline does not finish its requests");
+        bar.inc(1);
+    }
+    Ok(())
+}
+
+/// Gives the pipeline requests until an instant; every fourth is a batch.
+fn keep_busy(pipeline: &mut Pipeline, until: Instant, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let mut count = 0_u64;
+    while Instant::now() < until {
+        while pipeline.open_requests() < MOST_OPEN {
+            count += 1;
+            pipeline.submit(if count % 4 == 2 { 4 } else { 1 })?;
+        }
+        pipeline.next_done(until, interrupt)?;
+    }
+    Ok(())
+}
+
+/// Keeps the pipeline busy until the user ends it.
+fn serve(
+    pipeline: &mut Pipeline,
+    service: &Service,
+    args: &DemoArgs,
+    interrupt: &Interrupt,
+) -> anyhow::Result<ExitCode> {
+    report::print_curl_lines(args, service)?;
+    loop {
+        match keep_busy(pipeline, Instant::now() + Duration::from_secs(3600), interrupt) {
+            Err(error) if error.is::<Interrupted>() => return Ok(ExitCode::SUCCESS),
+            other => other?,
+        }
+    }
+}

@@ -89,11 +89,6 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// The processes, in the order of [`PLACES`].
-    pub(super) fn pids(&self) -> Vec<u32> {
-        self.stages.iter().map(Child::id).collect()
-    }
-
     /// Gives the pipeline a request for so many images.
     pub(super) fn submit(&mut self, images: usize) -> anyhow::Result<u64> {
         let id = self.next_request;

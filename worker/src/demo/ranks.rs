@@ -35,7 +35,7 @@ impl Ranks {
         let Self::Pair { rank, peer } = self else {
             return Ok(partial);
         };
-        let _span = tracing::info_span!("all_reduce").entered();
+        let _span = profiler_agent::span("all_reduce").enter();
         let shape = partial.shape().clone();
         let mut sum = partial.flatten_all()?.to_vec1::<f32>()?;
         // One writes while the other reads, so that no two full sockets wait for each other.

@@ -5,9 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use profiler_agent::{Agent, TracingLayer};
+use profiler_core::schedule::StepSource;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use tracing_subscriber::Registry;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::frames::{self, Connect, ToFront};
+use super::pipeline::PLACES;
 use super::ranks::Ranks;
 use super::{StageArgs, diffusion, talker, thinker};
 
@@ -26,6 +31,10 @@ pub(super) struct Wires {
 /// Runs a stage to its end.
 pub(super) fn run(args: &StageArgs) -> anyhow::Result<ExitCode> {
     die_with_parent(args.parent)?;
+    // Held until the end: dropping the agent ends a capture in order.
+    let _agent = if args.unprofiled { None } else { Some(join_profiler(args)?) };
+    // The program's own subscriber prints warnings; here spans go to the profiler.
+    let _spans = tracing::subscriber::set_default(Registry::default().with(TracingLayer::new()));
     let wires = join(args)?;
     match (args.stage, args.rank) {
         (0, 0) => thinker::lead(wires)?,
@@ -53,6 +62,19 @@ fn die_with_parent(parent: u32) -> anyhow::Result<()> {
     let now = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
     anyhow::ensure!(now == parent, "the process that started this stage is gone");
     Ok(())
+}
+
+/// Makes this process a worker of the profiler: all that a program has to do.
+fn join_profiler(args: &StageArgs) -> anyhow::Result<Agent> {
+    let role = PLACES.iter().find(|place| place.stage == args.stage).map_or("?", |p| p.role);
+    Agent::builder()
+        .stage(args.stage)
+        .role(role)
+        .replica(args.replica)
+        .rank(args.rank)
+        .step_source(StepSource::Api)
+        .connect()
+        .context("this stage cannot be profiled")
 }
 
 fn join(args: &StageArgs) -> anyhow::Result<Wires> {

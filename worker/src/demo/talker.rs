@@ -36,13 +36,13 @@ pub(super) fn run(mut wires: Wires) -> anyhow::Result<()> {
         model.reset();
         let mut hidden = {
             let _span = tracing::info_span!("prefill", tokens = answer.tokens.len()).entered();
-            super::step();
+            profiler_agent::step();
             model.forward(&answer.tokens, &mut ranks)?
         };
         let mut codes = Vec::with_capacity(CODES);
         for _ in 0..CODES {
             let _span = tracing::info_span!("decode").entered();
-            super::step();
+            profiler_agent::step();
             let code = model.next_token(&(hidden + &spoken)?)?;
             codes.push(code);
             hidden = model.forward(&[code], &mut ranks)?;

@@ -50,13 +50,13 @@ fn answer(
     model.reset();
     let mut hidden = {
         let _span = tracing::info_span!("prefill", tokens = request.prompt.len()).entered();
-        super::step();
+        profiler_agent::step();
         model.forward(&request.prompt, ranks)?
     };
     let mut tokens = Vec::with_capacity(request.answer_tokens);
     for _ in 0..request.answer_tokens {
         let _span = tracing::info_span!("decode").entered();
-        super::step();
+        profiler_agent::step();
         let token = model.next_token(&hidden)?;
         tokens.push(token);
         hidden = model.forward(&[token], ranks)?;

@@ -85,7 +85,7 @@ impl Transformer {
 
     /// The most likely next token after a hidden state.
     pub(super) fn next_token(&self, hidden: &Tensor) -> candle_core::Result<u32> {
-        let _span = tracing::info_span!("sample").entered();
+        let _span = profiler_agent::span("sample").enter();
         self.head.forward(&hidden.unsqueeze(0)?)?.argmax(D::Minus1)?.squeeze(0)?.to_scalar()
     }
 }
@@ -135,7 +135,7 @@ impl Block {
     }
 
     fn attention(&mut self, x: &Tensor, rotary: (&Tensor, &Tensor)) -> candle_core::Result<Tensor> {
-        let _span = tracing::info_span!("attention").entered();
+        let _span = profiler_agent::span("attention").enter();
         let (batch, length, _) = x.dims3()?;
         let x = self.attention_norm.forward(x)?;
         let heads = |projected: Tensor| {
@@ -162,7 +162,7 @@ impl Block {
     }
 
     fn mlp(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let _span = tracing::info_span!("mlp").entered();
+        let _span = profiler_agent::span("mlp").enter();
         let x = self.mlp_norm.forward(x)?;
         let gated = (self.gate.forward(&x)?.silu()? * self.up.forward(&x)?)?;
         self.down.forward(&gated)
