@@ -1,7 +1,7 @@
 //! Folded stacks: a line for each stack, for flame graphs.
 //!
-//! `worker;thread;outermost;…;innermost weight`, sorted; the weight is sampled time in
-//! microseconds. A `;` in a name becomes `:`. Stacks seen waiting end in `[waiting]`.
+//! `worker;thread;outermost;…;innermost weight`, worker by worker and thread by thread; the weight
+//! is sampled time in microseconds. A `;` in a name becomes `:`. Stacks seen waiting end in `[waiting]`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
