@@ -39,7 +39,7 @@ fn strides(schema: &Schema) -> Vec<usize> {
     let mut strides = vec![schema.stride as usize];
     for field in schema.fields {
         let end = (field.offset + field.width) as usize;
-        if end % 8 == 0 && end < schema.stride as usize {
+        if end.is_multiple_of(8) && end < schema.stride as usize {
             strides.push(end);
         }
     }
@@ -104,9 +104,15 @@ fn see(schema: &Schema, stride: usize, rows: &[u8], heap: &[u8], known: usize) -
                 if field.role != Role::Heap {
                     return bytes;
                 }
-                let part = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+                let part = |at: usize| {
+                    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+                };
                 let place = HeapRef { offset: part(0), len: part(4) };
-                if place.len == 0 { Vec::new() } else { place.of(heap).unwrap().to_vec() }
+                if place.len == 0 {
+                    Vec::new()
+                } else {
+                    place.of(heap).expect("a sound reference").to_vec()
+                }
             })
             .collect()
     };

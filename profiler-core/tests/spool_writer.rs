@@ -195,7 +195,9 @@ fn too_little_free_room_ends_the_spool() {
     // No file system in use has 99 % free: the very first look says so.
     let error = SpoolWriter::create(file, &header(), options, Arc::new(SystemClock::new()));
     let Err(error) = error else { return };
-    assert!(profiler_core::error::chain(&error).contains("are to stay free"), "{error:?}");
+    let SpoolWriteError::NoRoom { end } = &error else { panic!("{error:?}") };
+    assert_eq!(end.code(), "disk_full");
+    assert!(error.to_string().contains("99 % are to stay free"), "{error}");
 }
 
 #[test]
@@ -479,6 +481,68 @@ fn eight_producers_lose_nothing_uncounted() {
         }
     }
     assert_eq!(reader.streams().count(), 9);
+}
+
+#[test]
+fn a_panic_of_the_writers_thread_is_counted_and_the_process_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.spool");
+    let log: Arc<profiler_core::spool::LogFn> = Arc::new(|_, _, _| panic!("a broken log"));
+    let writer = create(&path, SpoolOptions { log: Some(log), ..SpoolOptions::default() });
+    let sink = writer.sink();
+    let stream = sink.open_stream(info("test"));
+    assert_eq!(sink.emit(&[Batch::new(stream, &markers(0, 10))]), Emit::Accepted);
+    // The panic of the source is caught and logged, that of the log is the writer's own.
+    writer.add_source(Box::new(Source(|_: &dyn RecordSink| panic!("a broken source"))));
+    wait_for("the end", || writer.progress().end.is_some());
+    assert_eq!(sink.emit(&[Batch::new(stream, &markers(10, 5))]), Emit::Closed);
+    let totals = writer.finish(LONG);
+    assert_eq!(totals.end, Some(SpoolEnd::Panicked { message: "a broken log".to_owned() }));
+    let lost = totals.lost.of(Marker::KIND, LossCause::SinkPanicked);
+    assert_eq!(totals.rows.get(&Marker::KIND).copied().unwrap_or(0) + lost, 15);
+    let (_, _, reader) = read(&path);
+    assert_eq!(reader.footer().unwrap().end.code(), "writer_panicked");
+}
+
+#[test]
+fn a_file_that_holds_something_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.spool");
+    std::fs::write(&path, b"precious").unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let options = SpoolOptions::default();
+    let error = SpoolWriter::create(file, &header(), options, Arc::new(SystemClock::new()));
+    assert!(matches!(error, Err(SpoolWriteError::NotEmpty { bytes: 8 })));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn a_finish_does_not_outlast_its_deadline_and_counts_what_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.spool");
+    let writer = create(&path, SpoolOptions::default());
+    let sink = writer.sink();
+    let stream = sink.open_stream(info("test"));
+    // A source that does not come back stands for a disk that hangs.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (entered, inside) = std::sync::mpsc::channel();
+    writer.add_source(Box::new(Source(move |_: &dyn RecordSink| {
+        entered.send(()).ok();
+        wait.recv().ok();
+    })));
+    inside.recv().unwrap();
+    assert_eq!(sink.emit(&[Batch::new(stream, &markers(0, 10))]), Emit::Accepted);
+    let totals = writer.finish(Duration::from_millis(50));
+    assert!(!totals.has_footer && totals.end.is_none());
+    drop(go);
+    wait_for("the thread's end", || {
+        let mut reader = SpoolReader::open(&path).unwrap();
+        while reader.next_block().unwrap().is_some() {}
+        reader.is_closed()
+    });
+    let (numbers, losses, _) = read(&path);
+    let lost: u64 = losses.iter().map(|loss| loss.count).sum();
+    assert_eq!(numbers.len() as u64 + lost, 10);
 }
 
 /// What a child of this test program is told to do.

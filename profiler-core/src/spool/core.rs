@@ -24,7 +24,7 @@ use crate::spool::{SpoolHeader, SpoolOptions};
 const BLOCK_HEAP_BYTES: usize = 1 << 20;
 /// Rows that wait for their block to fill, over all streams and kinds.
 const GATHERED_BYTES: usize = 8 << 20;
-/// What an idle stream may keep for its next block.
+/// A stream whose blocks are smaller gives their memory back.
 const IDLE_BYTES: usize = 64 << 10;
 /// Segments that the footer lists; longer files are walked.
 const MAX_FOOTER_SEGMENTS: usize = 1024;
@@ -257,6 +257,7 @@ impl Core {
     pub(super) fn flush_due(&mut self, all: bool) {
         let now = Instant::now();
         let age = self.options.block_age;
+        self.gathered.retain(|_, g| !g.rows.is_empty() || now - g.since < age);
         let due: Vec<_> = self
             .gathered
             .iter()
@@ -295,13 +296,13 @@ impl Core {
         let result = self.write_block_of(key, &gathered);
         if result.is_ok() {
             self.gathered_bytes -= gathered.rows.len() + gathered.heap.len();
-            let idle = gathered.rows.len() * 4 < gathered.rows.capacity();
+            // A stream that gives little keeps little: there may be thousands of them.
+            if gathered.rows.len() < IDLE_BYTES {
+                gathered.rows = Vec::new();
+            }
             gathered.rows.clear();
             gathered.heap.clear();
             gathered.opaque = false;
-            if idle {
-                gathered.rows.shrink_to(IDLE_BYTES);
-            }
             gathered.heap.shrink_to(IDLE_BYTES);
         }
         self.gathered.insert(key, gathered);

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::spool::progress::SpoolEnd;
+
 /// Why a spool could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -9,6 +11,18 @@ pub enum SpoolWriteError {
     /// Another process writes this file.
     #[error("another process holds the lock of the spool")]
     Locked,
+    /// The file holds something already.
+    #[error("the spool's file is not empty: it has {bytes} bytes")]
+    NotEmpty {
+        /// Its length.
+        bytes: u64,
+    },
+    /// There is no room for a spool.
+    #[error("the spool cannot be begun: {end}")]
+    NoRoom {
+        /// What was in the way.
+        end: SpoolEnd,
+    },
     /// The operating system refused something.
     #[error("cannot {action} the spool")]
     Io {

@@ -156,14 +156,16 @@ impl SpoolWriter {
             });
         }
         let lock = WriteLock::take(&file)?;
+        let metadata =
+            file.metadata().map_err(|source| SpoolWriteError::Io { action: "look at", source })?;
+        if metadata.len() != 0 {
+            return Err(SpoolWriteError::NotEmpty { bytes: metadata.len() });
+        }
         let shared =
             Arc::new(Shared::new(options.queue_bytes.max(64 << 10), clock, options.log.clone()));
         let output = Output::new(file, options.max_bytes, options.min_free_percent);
         let core = Core::begin(Arc::clone(&shared), output, header, &preamble(&json), &options)
-            .map_err(|end| SpoolWriteError::Io {
-                action: "begin",
-                source: std::io::Error::other(end.to_string()),
-            })?;
+            .map_err(|end| SpoolWriteError::NoRoom { end })?;
         core.report();
         let sources = Arc::new(Mutex::new(Vec::new()));
         let done = Arc::new(Done::default());
