@@ -4,7 +4,7 @@
 //! is sampled time in microseconds. A `;` in a name becomes `:`. Stacks seen waiting end in `[waiting]`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use profiler_core::record::Sample;
 
@@ -48,6 +48,7 @@ impl<W: Write> Consumer for FoldedWriter<W> {
             *sum = sum.saturating_add(weight.ns);
         }
         let functions: Vec<String> = tree.functions().iter().map(|f| part(&f.name)).collect();
+        let mut out = BufWriter::new(&mut self.out);
         let mut path = Vec::new();
         let mut line = String::new();
         for ((worker, thread, node), ns) in sums {
@@ -63,9 +64,9 @@ impl<W: Write> Consumer for FoldedWriter<W> {
                 line.push(';');
                 line.push_str(functions.get(function as usize).map_or("", |name| name));
             }
-            writeln!(self.out, "{line} {weight}")?;
+            writeln!(out, "{line} {weight}")?;
         }
-        self.out.flush()
+        out.flush()
     }
 }
 

@@ -5,7 +5,7 @@
 //! so: what is read as a flame graph stays whole, and the file stays small enough to open.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use profiler_core::record::{Sample, StackId};
 
@@ -90,16 +90,17 @@ impl<W: Write> Consumer for SpeedscopeWriter<W> {
     fn end(&mut self, workers: &[Worker], definitions: &Definitions) -> io::Result<()> {
         let mut names = FrameNames::new(workers, self.symbols.clone());
         let mut tree = CallTree::default();
+        let mut out = BufWriter::new(&mut self.out);
         let name = workers.first().map(|worker| worker.session.as_str()).unwrap_or_default();
-        write!(self.out, "{{\"$schema\":\"{SCHEMA}\",\"name\":")?;
-        string(&mut self.out, name)?;
-        write!(self.out, ",\"exporter\":\"omniprof {}\"", env!("CARGO_PKG_VERSION"))?;
-        write!(self.out, ",\"activeProfileIndex\":0,\"profiles\":[")?;
+        write!(out, "{{\"$schema\":\"{SCHEMA}\",\"name\":")?;
+        string(&mut out, name)?;
+        write!(out, ",\"exporter\":\"omniprof {}\"", env!("CARGO_PKG_VERSION"))?;
+        write!(out, ",\"activeProfileIndex\":0,\"profiles\":[")?;
         let mut first = true;
         for (&(worker, thread), samples) in &mut self.threads {
             let Some(worker) = workers.iter().find(|known| known.index == worker) else { continue };
             if !std::mem::take(&mut first) {
-                self.out.write_all(b",")?;
+                out.write_all(b",")?;
             }
             let mut title = format!("{}: {}", worker.title(), thread_title(worker, thread));
             if !samples.rest.is_empty() {
@@ -115,23 +116,23 @@ impl<W: Write> Consumer for SpeedscopeWriter<W> {
                     (tree.node(definitions, &mut names, stack, waiting), weight)
                 })
                 .collect();
-            profile(&mut self.out, &title, &nodes, &tree)?;
+            profile(&mut out, &title, &nodes, &tree)?;
         }
-        write!(self.out, "],\"shared\":{{\"frames\":[")?;
+        write!(out, "],\"shared\":{{\"frames\":[")?;
         for (index, function) in tree.functions().iter().enumerate() {
             if index > 0 {
-                self.out.write_all(b",")?;
+                out.write_all(b",")?;
             }
-            write!(self.out, "{{\"name\":")?;
-            string(&mut self.out, &function.name)?;
+            write!(out, "{{\"name\":")?;
+            string(&mut out, &function.name)?;
             if !function.file.is_empty() {
-                write!(self.out, ",\"file\":")?;
-                string(&mut self.out, &function.file)?;
+                write!(out, ",\"file\":")?;
+                string(&mut out, &function.file)?;
             }
-            self.out.write_all(b"}")?;
+            out.write_all(b"}")?;
         }
-        self.out.write_all(b"]}}")?;
-        self.out.flush()
+        out.write_all(b"]}}")?;
+        out.flush()
     }
 }
 

@@ -12,4 +12,4 @@ mod text;
 
 pub use csv::{CsvFile, csv_files, write_csv};
 pub use ops::{ops_csv, ops_text};
-pub use text::{TextOptions, text};
+pub use text::{TextOptions, report, text};

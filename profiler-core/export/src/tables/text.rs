@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::grid::{Cell, Grid, grids};
+use super::ops::ops_text;
 use crate::summary::{Activity, Summary, Tables};
 
 /// What the text shows.
@@ -49,6 +50,22 @@ pub fn text(summary: &Summary, options: TextOptions) -> String {
         for note in &summary.notes {
             push(&mut out, format_args!("  {}\n", clean(note)));
         }
+    }
+    out
+}
+
+/// A summary for a file: the stages, then each worker's operator table, which servers write beside
+/// their traces, where it has operators or device rows.
+#[must_use]
+pub fn report(summary: &Summary, options: TextOptions) -> String {
+    let mut out = text(summary, options);
+    let has_ops = summary
+        .workers
+        .iter()
+        .any(|worker| !worker.tables.operators.is_empty() || !worker.tables.kernels.is_empty());
+    if has_ops {
+        out.push_str("\nBy worker\n\n");
+        out.push_str(&ops_text(summary, options.rows));
     }
     out
 }
