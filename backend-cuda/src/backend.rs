@@ -1,21 +1,27 @@
-//! The backend's answers.
+//! The backend's two answers: what is here, and a session.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use profiler_core::backend::{BackendId, ProfileSession, ProfilerBackend, SessionConfig};
 use profiler_core::clock::ClockSource;
 use profiler_core::error::BackendError;
-use profiler_core::probe::{ProbeReport, UnavailableReason};
+use profiler_core::probe::{DeviceInfo, ProbeReport};
 use profiler_core::sink::RecordSink;
 
+use crate::cupti::library::Cupti;
 use crate::machine::{Machine, VISIBLE_DEVICES};
+use crate::session::CudaSession;
 
-/// Finds NVIDIA devices; does not record them yet.
+/// The environment variable that names a libcupti, for where none is loaded yet.
+const LIBRARY_VARIABLE: &str = "OMNIPROF_LIBCUPTI";
+
+/// Records NVIDIA devices.
 #[derive(Debug)]
 pub struct CudaBackend {
     root: PathBuf,
     visible: Option<String>,
+    library: Mutex<Option<Arc<Cupti>>>,
 }
 
 impl CudaBackend {
@@ -29,48 +35,19 @@ impl CudaBackend {
     /// `CUDA_VISIBLE_DEVICES` is `visible`.
     #[must_use]
     pub fn at(root: &Path, visible: Option<String>) -> Self {
-        Self { root: root.to_owned(), visible }
+        Self { root: root.to_owned(), visible, library: Mutex::default() }
     }
 
-    fn reason(&self) -> UnavailableReason {
-        let machine = Machine::look(&self.root, self.visible.clone());
-        let reason = |code: &str, message: String, remedy: &str| UnavailableReason {
-            code: code.to_owned(),
-            message,
-            remedy: remedy.to_owned(),
-        };
-        let driver = match &machine.driver {
-            Some(version) => format!("driver {version}"),
-            None => "no driver loaded".to_owned(),
-        };
-        if machine.devices.is_empty() {
-            let (message, remedy) = match machine.driver {
-                None => ("no NVIDIA device: no /dev/nvidia0 and no driver loaded".to_owned(), ""),
-                Some(_) => (
-                    format!("no NVIDIA device: {driver}, but no /dev/nvidia0 here"),
-                    "give the container its devices (`docker run --gpus all`)",
-                ),
-            };
-            return reason("no_device", message, remedy);
+    /// The process's libcupti; opened once, never closed.
+    fn library(&self, options: &Options) -> Result<Arc<Cupti>, BackendError> {
+        let mut opened = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = &*opened {
+            return Ok(Arc::clone(library));
         }
-        if machine.is_hidden() {
-            return reason(
-                "no_device",
-                format!(
-                    "{VISIBLE_DEVICES}={} hides every NVIDIA device from this process",
-                    machine.visible.unwrap_or_default()
-                ),
-                "unset CUDA_VISIBLE_DEVICES or name a device in it",
-            );
-        }
-        reason(
-            "not_supported_yet",
-            format!(
-                "{} NVIDIA device(s) found ({driver}), but this release does not record them",
-                machine.devices.len()
-            ),
-            "record the host's side with the `cpu` backend, which works beside any device",
-        )
+        let machine = Machine::look(&self.root, None);
+        let library = Arc::new(Cupti::open(options.libcupti.as_deref(), machine.cuda_major())?);
+        *opened = Some(Arc::clone(&library));
+        Ok(library)
     }
 }
 
@@ -86,20 +63,91 @@ impl ProfilerBackend for CudaBackend {
     }
 
     fn probe(&self) -> ProbeReport {
-        ProbeReport::Unavailable { reason: self.reason() }
+        let machine = Machine::look(&self.root, self.visible.clone());
+        let driver = match &machine.driver {
+            Some(version) => format!("driver {version}"),
+            None => "no driver loaded".to_owned(),
+        };
+        if machine.devices.is_empty() {
+            let (message, remedy) = match machine.driver {
+                None => ("no NVIDIA device: no /dev/nvidia0 and no driver loaded".to_owned(), ""),
+                Some(_) => (
+                    format!("no NVIDIA device: {driver}, but no /dev/nvidia0 here"),
+                    "give the container its devices (`docker run --gpus all`)",
+                ),
+            };
+            return ProbeReport::unavailable("no_device", message, remedy);
+        }
+        if machine.is_hidden() {
+            return ProbeReport::unavailable(
+                "no_device",
+                format!(
+                    "{VISIBLE_DEVICES}={} hides every NVIDIA device from this process",
+                    machine.visible.unwrap_or_default()
+                ),
+                "unset CUDA_VISIBLE_DEVICES or name a device in it",
+            );
+        }
+        let devices = machine.devices.iter().map(|device| DeviceInfo {
+            index: device.number,
+            name: device.name.clone(),
+            uuid: device.uuid.clone(),
+        });
+        ProbeReport::Available { devices: devices.collect(), notes: vec![driver] }
     }
 
     fn open(
         &self,
-        _config: &SessionConfig,
-        _sink: Arc<dyn RecordSink>,
-        _clock: Arc<dyn ClockSource>,
+        config: &SessionConfig,
+        sink: Arc<dyn RecordSink>,
+        clock: Arc<dyn ClockSource>,
     ) -> Result<Box<dyn ProfileSession>, BackendError> {
-        let UnavailableReason { code, message, remedy } = self.reason();
-        let message = match remedy.as_str() {
-            "" => message,
-            remedy => format!("{message}: {remedy}"),
+        if config.target_pid.is_some_and(|pid| pid != std::process::id()) {
+            return Err(BackendError::InvalidConfig {
+                field: "target_pid".to_owned(),
+                reason: "CUPTI records the process that it is loaded in, and no other".to_owned(),
+            });
+        }
+        let options = Options::parse(config)?;
+        let library = self.library(&options)?;
+        let session = CudaSession::open(library, config, options, sink, clock)?;
+        Ok(Box::new(session))
+    }
+}
+
+/// The settings that are this backend's alone.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// A libcupti, for where none is loaded yet.
+    libcupti: Option<PathBuf>,
+    /// Start at once, even in a process that has not loaded the driver.
+    pub(crate) attach_at_once: bool,
+}
+
+impl Options {
+    fn parse(config: &SessionConfig) -> Result<Self, BackendError> {
+        let mut options = Self {
+            libcupti: std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from),
+            ..Self::default()
         };
-        Err(BackendError::Unavailable { code, message })
+        for (name, value) in config.options.iter().filter(|(name, _)| name.starts_with("cuda.")) {
+            let wrong = |reason: &str| BackendError::InvalidConfig {
+                field: name.clone(),
+                reason: reason.to_owned(),
+            };
+            match name.as_str() {
+                "cuda.libcupti" => {
+                    let path = value.as_str().ok_or_else(|| wrong("it is a path"))?;
+                    options.libcupti = Some(PathBuf::from(path));
+                }
+                "cuda.attach" => match value.as_str() {
+                    Some("at_once") => options.attach_at_once = true,
+                    Some("with_driver") => options.attach_at_once = false,
+                    _ => return Err(wrong("it is `at_once` or `with_driver`")),
+                },
+                _ => return Err(wrong("the CUDA backend has `cuda.libcupti` and `cuda.attach`")),
+            }
+        }
+        Ok(options)
     }
 }

@@ -1,11 +1,16 @@
-//! NVIDIA devices.
+//! The CUDA backend: every kernel, copy and memset of the process, and the calls that caused them,
+//! through CUPTI's activity API.
 //!
-//! This release finds them and says plainly that it does not record them yet. Looking loads no
-//! library, opens no device and initialises no driver: all it reads are device nodes, the kernel
-//! module's version and one environment variable.
+//! Looking for devices loads no library and initialises no driver. libcupti is loaded when a
+//! capture is armed, so that one binary serves machines with and without a GPU, and it is always
+//! the copy that the process already has. A process that has not loaded the driver is left alone
+//! until it does.
 
 mod backend;
+mod cupti;
+mod decode;
 mod machine;
+mod session;
 
 pub use backend::CudaBackend;
 

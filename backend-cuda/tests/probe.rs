@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backend_cuda::CudaBackend;
-use profiler_core::backend::{BackendId, ProfilerBackend as _, SessionConfig};
+use profiler_core::backend::{BackendId, BackendRole, ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::SystemClock;
 use profiler_core::probe::{ProbeReport, UnavailableReason};
 use profiler_core::registry::BackendRegistry;
@@ -49,13 +49,24 @@ fn a_driver_without_nodes_is_a_container_without_devices() {
 }
 
 #[test]
-fn a_device_is_found_and_said_not_to_be_recorded() {
-    let files = [("dev/nvidia0", ""), ("dev/nvidia1", ""), ("dev/nvidia-uvm", "")];
-    let root = machine(&[files[0], files[1], files[2], ("proc/driver/nvidia/version", VERSION)]);
-    let reason = reason(root.path(), Some("0,1"));
-    assert_eq!(reason.code, "not_supported_yet");
-    assert!(reason.message.starts_with("2 NVIDIA device(s) found (driver 580.159.04)"));
-    assert!(reason.remedy.contains("`cpu`"));
+fn devices_are_found_and_named() {
+    let information = "Model: \t NVIDIA H100 80GB HBM3\nGPU UUID: GPU-1\nDevice Minor: 1\n";
+    let root = machine(&[
+        ("dev/nvidia0", ""),
+        ("dev/nvidia1", ""),
+        ("dev/nvidia-uvm", ""),
+        ("proc/driver/nvidia/version", VERSION),
+        ("proc/driver/nvidia/gpus/0000:01:00.0/information", information),
+    ]);
+    match CudaBackend::at(root.path(), Some("0,1".to_owned())).probe() {
+        ProbeReport::Available { devices, notes } => {
+            assert_eq!(devices.len(), 2);
+            assert_eq!(devices[1].name, "NVIDIA H100 80GB HBM3");
+            assert_eq!(devices[1].uuid, "GPU-1");
+            assert_eq!(notes, ["driver 580.159.04"]);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -82,14 +93,17 @@ impl RecordSink for NoSink {
 }
 
 #[test]
-fn a_session_is_refused_for_the_same_reason() {
+fn without_a_libcupti_a_session_is_refused_with_the_remedy() {
     let root = machine(&[("dev/nvidia0", "")]);
     let backend = CudaBackend::at(root.path(), None);
     let config = SessionConfig::default();
     let opened = backend.open(&config, Arc::new(NoSink), Arc::new(SystemClock::new()));
-    let error = opened.err().expect("no session");
-    assert_eq!(error.code(), "not_supported_yet");
-    assert!(error.to_string().contains("`cpu` backend"));
+    let Some(error) = opened.err() else {
+        eprintln!("skipped: this machine has a libcupti");
+        return;
+    };
+    assert_eq!(error.code(), "library_missing");
+    assert!(error.to_string().contains("nvidia-cuda-cupti"), "{error}");
 }
 
 #[test]
@@ -98,5 +112,5 @@ fn it_is_registered_as_a_device_backend() {
     let id = BackendId::parse("cuda").unwrap();
     let found = registry.find(&id).expect("it registers itself");
     assert_eq!(found.priority, 200);
-    assert!(registry.select_device(Some(&id)).chosen.is_none());
+    assert_eq!(found.role, BackendRole::Device);
 }

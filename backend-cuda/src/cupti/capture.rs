@@ -1,0 +1,424 @@
+//! One capture through CUPTI: who switches what on and off, and in which order.
+
+#![expect(unsafe_code, reason = "reads what CUPTI wrote into buffers and points to")]
+
+use std::ffi::{CStr, c_char};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use profiler_core::backend::{DriverState, Preset, SessionSummary};
+use profiler_core::clock::{ClockDomain, ClockSource};
+use profiler_core::error::BackendError;
+use profiler_core::record::LossCause;
+use profiler_core::sink::{Emit, Loss, RecordSink, StreamId, StreamInfo};
+
+use super::buffers::{self, Completed, buffer_completed, buffer_requested, pool};
+use super::layout::{
+    DRIVER_LAUNCHES, LAST_DRIVER_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, attribute, kind,
+};
+use super::library::{Cupti, Subscriber};
+use crate::decode::{Decoder, Names};
+
+/// `cuptiGetVersion` from which "no buffer" is safe to answer: CUDA 12.9.
+const DECLINE_VERSION: u32 = 28;
+/// How long the decoder sleeps when nothing is completed.
+const DECODER_NAP: Duration = Duration::from_millis(10);
+/// Rows that wait in the decoder before they are emitted.
+const EMIT_ROWS: usize = 4096;
+/// `CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM`.
+const SYSTEM_THREAD_IDS: u32 = 1;
+/// The smallest record that a kernel or call can be; what discarded bytes are divided by.
+const SMALLEST_RECORD_BYTES: u64 = 40;
+/// A driver clock within this distance of CLOCK_REALTIME is CLOCK_REALTIME.
+const SAME_CLOCK_NS: u64 = 1_000_000;
+
+/// What a capture is made of.
+pub(crate) struct Target {
+    /// The library.
+    pub(crate) cupti: Arc<Cupti>,
+    /// Where rows go.
+    pub(crate) sink: Arc<dyn RecordSink>,
+    /// The host's clocks.
+    pub(crate) clock: Arc<dyn ClockSource>,
+    /// How much is recorded.
+    pub(crate) preset: Preset,
+    /// The memory that buffers may take.
+    pub(crate) max_buffer_bytes: u64,
+}
+
+/// A capture that runs.
+pub(crate) struct Capture {
+    cupti: Arc<Cupti>,
+    sink: Arc<dyn RecordSink>,
+    subscriber: Subscriber,
+    enabled: Vec<u32>,
+    thread_ids_before: Option<u32>,
+    decoder: Option<JoinHandle<Decoder>>,
+    shared: Arc<Shared>,
+    stream: StreamId,
+}
+
+/// What the session's threads share.
+#[derive(Default)]
+struct Shared {
+    /// The decoder ends when the queue is empty.
+    ending: AtomicBool,
+    /// Buffers read since the start.
+    buffers_read: AtomicU64,
+    /// Rows of kernels, copies and memsets since the start.
+    device_rows: AtomicU64,
+    /// One flush at a time: two deadlock inside CUPTI.
+    flushing: Mutex<()>,
+}
+
+impl Target {
+    fn begin(&self) -> Result<Capture, BackendError> {
+        let cupti = &self.cupti;
+        // The subscription is the lock: nothing process-wide is touched before it is held.
+        let subscriber = cupti.subscribe()?;
+        let mut undo =
+            Undo { cupti, subscriber: Some(subscriber), enabled: Vec::new(), threads: None };
+
+        pool().arm(self.max_buffer_bytes, cupti.version >= DECLINE_VERSION);
+        // Both attributes are younger than the oldest library; without them CUPTI is slower.
+        drop(cupti.set_attribute(attribute::ZEROED_OUT_BUFFER, &mut [1]));
+        drop(cupti.set_attribute(attribute::PER_THREAD_BUFFER, &mut [1]));
+        cupti.register_callbacks(buffer_requested, buffer_completed)?;
+        // What a session left behind whose stop failed is no part of this one.
+        cupti.flush_all(true)?;
+        while let Some(buffer) = pool().completed() {
+            pool().recycle(buffer);
+        }
+        drop(cupti.dropped_records());
+        if let Ok(before) = cupti.thread_id_type() {
+            cupti.set_thread_id_type(SYSTEM_THREAD_IDS)?;
+            undo.threads = Some(before);
+        }
+        let only_launches = self.enable_kinds(&mut undo.enabled)?;
+
+        let stream = self.sink.open_stream(StreamInfo {
+            producer: "cuda.activity".to_owned(),
+            thread: 0,
+            clock: self.clock_domain(),
+        });
+        self.sink.fact("cuda.libcupti", &cupti.found);
+        self.sink.fact("cuda.libcupti_version", &cupti.version.to_string());
+        let shared = Arc::new(Shared::default());
+        let decoder = spawn_decoder(
+            Arc::clone(cupti),
+            Arc::clone(&self.sink),
+            Arc::clone(&shared),
+            Decoder::new(stream, only_launches),
+        )?;
+        let (subscriber, enabled, thread_ids_before) = undo.keep();
+        Ok(Capture {
+            cupti: Arc::clone(cupti),
+            sink: Arc::clone(&self.sink),
+            subscriber,
+            enabled,
+            thread_ids_before,
+            decoder: Some(decoder),
+            shared,
+            stream,
+        })
+    }
+
+    /// Switches on what the preset asks for; says whether driver calls must be filtered here.
+    fn enable_kinds(&self, enabled: &mut Vec<u32>) -> Result<bool, BackendError> {
+        let cupti = &self.cupti;
+        let mut enable = |kind: u32, dump: bool| {
+            if dump {
+                cupti.enable_and_dump(kind)?
+            } else {
+                cupti.enable(kind)?
+            }
+            enabled.push(kind);
+            Ok::<(), BackendError>(())
+        };
+        for existing in [kind::DEVICE, kind::CONTEXT, kind::STREAM] {
+            enable(existing, true)?;
+        }
+        // MEMCPY_PEER gives records only where MEMCPY is on as well.
+        for work in [kind::CONCURRENT_KERNEL, kind::MEMCPY, kind::MEMCPY_PEER, kind::MEMSET] {
+            enable(work, false)?;
+        }
+        if self.preset == Preset::Gpu {
+            return Ok(false);
+        }
+        enable(kind::OVERHEAD, false)?;
+        enable(kind::RUNTIME, false)?;
+        if self.preset == Preset::Full {
+            enable(kind::DRIVER, false)?;
+            enable(kind::SYNCHRONIZATION, false)?;
+            return Ok(false);
+        }
+        enable(kind::DRIVER, false)?;
+        if !cupti.switches_functions() {
+            return Ok(true);
+        }
+        // Functions can only be taken from a kind that is on. Numbers that this library does not
+        // have need no switching off.
+        for function in NOISY_RUNTIME_FUNCTIONS {
+            drop(cupti.enable_runtime_function(*function, false));
+        }
+        for function in (1..=LAST_DRIVER_FUNCTION).filter(|id| !DRIVER_LAUNCHES.contains(id)) {
+            drop(cupti.enable_driver_function(function, false));
+        }
+        Ok(false)
+    }
+
+    /// The clock of the records: CUPTI's default on Linux is CLOCK_REALTIME, but another client
+    /// may have registered its own.
+    fn clock_domain(&self) -> ClockDomain {
+        let Ok(driver) = self.cupti.timestamp() else { return ClockDomain::Realtime };
+        let host = self.clock.realtime_ns();
+        if driver.abs_diff(host) < SAME_CLOCK_NS {
+            ClockDomain::Realtime
+        } else {
+            ClockDomain::Driver
+        }
+    }
+}
+
+/// Undoes a start that failed half-way.
+struct Undo<'a> {
+    cupti: &'a Cupti,
+    subscriber: Option<Subscriber>,
+    enabled: Vec<u32>,
+    threads: Option<u32>,
+}
+
+impl Undo<'_> {
+    fn keep(mut self) -> (Subscriber, Vec<u32>, Option<u32>) {
+        let subscriber = self.subscriber.take().unwrap_or_else(|| unreachable!("taken once"));
+        (subscriber, std::mem::take(&mut self.enabled), self.threads)
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let Some(subscriber) = self.subscriber.take() else { return };
+        for kind in self.enabled.drain(..).rev() {
+            drop(self.cupti.disable(kind));
+        }
+        if let Some(before) = self.threads {
+            drop(self.cupti.set_thread_id_type(before));
+        }
+        drop(self.cupti.unsubscribe(&subscriber));
+        pool().disarm();
+    }
+}
+
+impl Shared {
+    fn one_flush(&self) -> MutexGuard<'_, ()> {
+        self.flushing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Capture {
+    /// Switches on what the target asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; nothing stays switched on.
+    pub(crate) fn begin(target: &Target) -> Result<Self, BackendError> {
+        target.begin()
+    }
+
+    /// Makes CUPTI hand over what is complete.
+    pub(crate) fn flush(&self) -> Result<(), BackendError> {
+        let _one = self.shared.one_flush();
+        self.cupti.flush_all(false)?;
+        if let Some(decoder) = &self.decoder {
+            decoder.thread().unpark();
+        }
+        Ok(())
+    }
+
+    /// Switches off, drains, hands over the last rows.
+    pub(crate) fn end(mut self, drain: Duration) -> Result<SessionSummary, BackendError> {
+        let cupti = Arc::clone(&self.cupti);
+        let sink = Arc::clone(&self.sink);
+        let deadline = Instant::now() + drain;
+        let mut first_error = None;
+        let mut note = |outcome: Result<(), BackendError>| {
+            if let Err(error) = outcome {
+                first_error.get_or_insert(error);
+            }
+        };
+        for kind in self.enabled.drain(..).rev() {
+            note(cupti.disable(kind));
+        }
+        // Disabling delivers; what still runs on the device keeps its buffer until it ends.
+        while pool().lent() > 0 && Instant::now() < deadline {
+            let lent = pool().lent();
+            note({
+                let _one = self.shared.one_flush();
+                cupti.flush_all(false)
+            });
+            if pool().lent() == lent {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        }
+        note({
+            let _one = self.shared.one_flush();
+            cupti.flush_all(true)
+        });
+        let dropped = cupti.dropped_records().unwrap_or(0);
+        note(cupti.unsubscribe(&self.subscriber));
+        if let Some(before) = self.thread_ids_before {
+            note(cupti.set_thread_id_type(before));
+        }
+        let mut notes = Vec::new();
+        self.shared.ending.store(true, Ordering::Release);
+        if let Some(decoder) = self.decoder.take() {
+            decoder.thread().unpark();
+            match decoder.join() {
+                Ok(decoder) => notes.extend(decoder.unknown.iter().map(|(kind, count)| {
+                    format!("{count} CUPTI records of kind {kind} were not understood")
+                })),
+                Err(_) => notes.push("the CUDA decoder panicked; rows are missing".to_owned()),
+            }
+        }
+        if dropped > 0 {
+            sink.loss(self.loss(dropped, LossCause::DriverDropped));
+        }
+        let uncounted = pool().take_uncounted_bytes();
+        if uncounted > 0 {
+            sink.loss(self.loss(uncounted / SMALLEST_RECORD_BYTES, LossCause::BufferExhausted));
+        }
+        if pool().stalls() > 0 {
+            notes.push(format!("{} buffers were mapped on application threads", pool().stalls()));
+        }
+        pool().disarm();
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(SessionSummary {
+                device_used: Some(self.shared.device_rows.load(Ordering::Relaxed) > 0),
+                driver: Some(DriverState::Residue),
+                notes,
+            }),
+        }
+    }
+
+    fn loss(&self, count: u64, cause: LossCause) -> Loss {
+        Loss { stream: Some(self.stream), kind: None, count, from: 0, to: 0, cause }
+    }
+}
+
+fn spawn_decoder(
+    cupti: Arc<Cupti>,
+    sink: Arc<dyn RecordSink>,
+    shared: Arc<Shared>,
+    decoder: Decoder,
+) -> Result<JoinHandle<Decoder>, BackendError> {
+    std::thread::Builder::new()
+        .name("omniprof-cuda".to_owned())
+        .spawn(move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder))
+        .map_err(|source| BackendError::Io { what: "starting the CUDA decoder".to_owned(), source })
+}
+
+fn decode_until_end(
+    cupti: &Cupti,
+    sink: &dyn RecordSink,
+    shared: &Shared,
+    mut decoder: Decoder,
+) -> Decoder {
+    let mut closed = false;
+    loop {
+        // Read before the queue: a buffer completed before the end was told is never missed.
+        let ending = shared.ending.load(Ordering::Acquire);
+        pool().replenish();
+        match pool().completed() {
+            Some(buffer) => {
+                read_buffer(cupti, sink, shared, &mut decoder, &buffer, &mut closed);
+                pool().recycle(buffer);
+            }
+            None if ending => break,
+            None => {
+                if decoder.waiting() > 0 {
+                    closed |= decoder.emit(sink) == Emit::Closed;
+                }
+                std::thread::park_timeout(DECODER_NAP);
+            }
+        }
+    }
+    if decoder.waiting() > 0 {
+        // At the end there is nothing left to do about a sink that closed.
+        let _last: Emit = decoder.emit(sink);
+    }
+    decoder
+}
+
+fn read_buffer(
+    cupti: &Cupti,
+    sink: &dyn RecordSink,
+    shared: &Shared,
+    decoder: &mut Decoder,
+    buffer: &Completed,
+    closed: &mut bool,
+) {
+    let names = LiveNames { cupti };
+    let start = buffer.address();
+    let valid = buffer.valid();
+    let mut record = std::ptr::null_mut();
+    let mut discarded = 0;
+    while let Some(next) = cupti.next_record(start, valid, record) {
+        record = next;
+        let offset = (next as usize).wrapping_sub(start as usize);
+        if offset >= valid {
+            break;
+        }
+        discarded += 1;
+        if buffer.discard || *closed {
+            continue;
+        }
+        // SAFETY: CUPTI wrote `valid` bytes from `start` and gave the buffer back; the record lies
+        // `offset` bytes into it, which was checked.
+        let bytes = unsafe { std::slice::from_raw_parts(next.cast_const(), valid - offset) };
+        let raw = Raw(bytes);
+        if matches!(raw.kind(), kind::CONCURRENT_KERNEL | kind::MEMCPY | kind::MEMSET) {
+            shared.device_rows.fetch_add(1, Ordering::Relaxed);
+        }
+        decoder.record(raw, &names);
+        if decoder.waiting() >= EMIT_ROWS {
+            *closed |= decoder.emit(sink) == Emit::Closed;
+        }
+    }
+    if buffer.discard && discarded > 0 {
+        sink.loss(Loss {
+            stream: None,
+            kind: None,
+            count: discarded,
+            from: 0,
+            to: 0,
+            cause: LossCause::BufferExhausted,
+        });
+    }
+    shared.buffers_read.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Names where CUPTI's records point to them.
+struct LiveNames<'a> {
+    cupti: &'a Cupti,
+}
+
+impl Names for LiveNames<'_> {
+    fn text(&self, address: u64) -> Option<&[u8]> {
+        if address == 0 {
+            return None;
+        }
+        // SAFETY: a record's name points to a NUL-terminated string that CUPTI keeps at least
+        // until the buffer that holds the record is recycled.
+        let text = unsafe { CStr::from_ptr(address as *const c_char) };
+        Some(text.to_bytes())
+    }
+
+    fn function(&self, domain: u32, id: u32) -> Option<String> {
+        self.cupti.callback_name(domain, id)
+    }
+}
+
+const _: () = assert!(buffers::BUFFER_BYTES >= 64 << 10, "a kernel record must fit many times");
