@@ -181,11 +181,8 @@ fn run_once(
     request: &ExportRequest,
     progress: &mut Progress<'_>,
 ) -> Result<ExportReport, ExportError> {
-    let options = CaptureOptions {
-        follow: request.follow,
-        from_ns: request.from_ns,
-        to_ns: request.to_ns,
-    };
+    let options =
+        CaptureOptions { follow: request.follow, from_ns: request.from_ns, to_ns: request.to_ns };
     let inputs = request.spools.iter().map(|path| Input::Spool(path.clone()));
     // The name is tried first: a long export must not fail at its end for it.
     match request.format {
@@ -213,24 +210,26 @@ fn run_once(
     }
 }
 
-/// An output that ends in a file.
-trait Finish: io::Write {
-    fn finish(self) -> io::Result<FileOutput>;
+/// Writes a capture that is open already to `out`, in a format that is one file; the request's
+/// spools and output name nothing here but what the trace is called.
+///
+/// # Errors
+///
+/// [`ExportError`]; what was written until then is of no use.
+pub fn write_to<W: io::Write>(
+    capture: Capture,
+    request: &ExportRequest,
+    out: W,
+    progress: &mut Progress<'_>,
+) -> Result<(W, ExportReport), ExportError> {
+    let mut job = Job { request, capture, progress };
+    let (out, events, counts) = job.file(out)?;
+    let report = job.report(events, 0, None, &counts);
+    Ok((out, report))
 }
 
-impl Finish for FileOutput {
-    fn finish(self) -> io::Result<FileOutput> {
-        Ok(self)
-    }
-}
-
-impl Finish for GzipWriter<FileOutput> {
-    fn finish(self) -> io::Result<FileOutput> {
-        Self::finish(self)
-    }
-}
-
-type Drawn = (FileOutput, u64, TimelineCounts);
+/// What was written to, the events, and what became of the slices.
+type Drawn<W> = (W, u64, TimelineCounts);
 
 struct Job<'a, 'b> {
     request: &'a ExportRequest,
@@ -239,18 +238,20 @@ struct Job<'a, 'b> {
 }
 
 impl Job<'_, '_> {
-    fn file(&mut self, file: FileOutput) -> Result<Drawn, ExportError> {
+    fn file<W: io::Write>(&mut self, file: W) -> Result<Drawn<W>, ExportError> {
         let symbols = SymbolizerOptions::default();
         match self.request.format {
             TraceFormat::Pftrace => self.pftrace(file),
             TraceFormat::PftraceGz => {
                 let gzip = self.gzip(file)?;
-                self.pftrace(gzip)
+                let (gzip, events, counts) = self.pftrace(gzip)?;
+                Ok((self.end(gzip.finish())?, events, counts))
             }
             TraceFormat::Kineto => self.kineto(file),
             TraceFormat::KinetoGz => {
                 let gzip = self.gzip(file)?;
-                self.kineto(gzip)
+                let (gzip, events, counts) = self.kineto(gzip)?;
+                Ok((self.end(gzip.finish())?, events, counts))
             }
             TraceFormat::Speedscope => {
                 let mut writer = SpeedscopeWriter::new(file, symbols);
@@ -264,7 +265,7 @@ impl Job<'_, '_> {
             }
             TraceFormat::Table => {
                 let summary = self.summary()?;
-                let text = tables::text(&summary, tables::TextOptions::default());
+                let text = tables::report(&summary, tables::TextOptions::default());
                 let mut file = file;
                 io::Write::write_all(&mut file, text.as_bytes())
                     .map_err(|source| self.failed("write", source))?;
@@ -274,26 +275,26 @@ impl Job<'_, '_> {
         }
     }
 
-    fn gzip(&self, file: FileOutput) -> Result<GzipWriter<FileOutput>, ExportError> {
+    fn gzip<W: io::Write>(&self, file: W) -> Result<GzipWriter<W>, ExportError> {
         GzipWriter::new(file, self.request.gzip_level, gzip::threads())
             .map_err(|source| self.failed("write", source))
     }
 
-    fn pftrace<F: Finish>(&mut self, out: F) -> Result<Drawn, ExportError> {
+    fn pftrace<W: io::Write>(&mut self, out: W) -> Result<Drawn<W>, ExportError> {
         let mut timeline = Timeline::new(Pftrace::new(out, self.request.arguments));
         self.read(&mut timeline)?;
         let (draw, counts) = timeline.into_parts();
         let events = draw.events();
-        self.end(draw.into_inner(), events, counts)
+        Ok((self.end(draw.into_inner())?, events, counts))
     }
 
-    fn kineto<F: Finish>(&mut self, out: F) -> Result<Drawn, ExportError> {
+    fn kineto<W: io::Write>(&mut self, out: W) -> Result<Drawn<W>, ExportError> {
         let name = self.request.output.file_name().unwrap_or_default().to_string_lossy();
         let mut timeline = Timeline::new(Kineto::new(out, self.request.arguments, &name));
         self.read(&mut timeline)?;
         let (draw, counts) = timeline.into_parts();
         let events = draw.events();
-        self.end(draw.into_inner(), events, counts)
+        Ok((self.end(draw.into_inner())?, events, counts))
     }
 
     fn parquet(&mut self, directory: &Path) -> Result<u64, ExportError> {
@@ -318,14 +319,8 @@ impl Job<'_, '_> {
         self.capture.read_with(consumer, self.progress).map_err(ExportError::Capture)
     }
 
-    fn end<F: Finish>(
-        &self,
-        out: io::Result<F>,
-        events: u64,
-        timeline: TimelineCounts,
-    ) -> Result<Drawn, ExportError> {
-        let file = out.and_then(Finish::finish).map_err(|source| self.failed("write", source))?;
-        Ok((file, events, timeline))
+    fn end<W>(&self, out: io::Result<W>) -> Result<W, ExportError> {
+        out.map_err(|source| self.failed("write", source))
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> ExportError {
@@ -373,7 +368,8 @@ impl Job<'_, '_> {
                 notes.push(format!("{}: no window began, so no row belongs", worker.title()));
             }
             if !worker.complete {
-                notes.push(format!("{}: the spool has no footer: it was cut short", worker.title()));
+                notes
+                    .push(format!("{}: the spool has no footer: it was cut short", worker.title()));
             }
         }
         let is_json = matches!(self.request.format, TraceFormat::Kineto | TraceFormat::KinetoGz);

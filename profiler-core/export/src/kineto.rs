@@ -13,8 +13,7 @@ use std::io::{self, Write};
 
 use profiler_core::config::EventArguments;
 use profiler_core::record::{
-    ApiCall, Communication, Counter, Kernel, Memcpy, Memset, Sample, StringId,
-    Synchronization,
+    ApiCall, Communication, Counter, Kernel, Memcpy, Memset, Sample, StringId, Synchronization,
 };
 
 use crate::capture::{Definitions, Place, Worker};
@@ -319,4 +318,3 @@ impl<W: Write> Draw for Kineto<W> {
         self.spill()
     }
 }
-

@@ -39,7 +39,7 @@ impl Label {
         }
         let (kind, code) = match drawn.item.kind {
             ItemKind::Memcpy => {
-                let row: Memcpy = drawn.row();
+                let row: &Memcpy = drawn.row();
                 let code = u32::from_le_bytes([row.copy_kind, row.source_kind, row.target_kind, 0]);
                 (FixedKind::Memcpy, code)
             }

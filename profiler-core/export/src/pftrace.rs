@@ -207,8 +207,8 @@ impl<W: Write> Pftrace<W> {
         let mut head = Short::new();
         Self::head(state, drawn.item.start, &mut head);
         let word = iid as usize / 64;
-        let known = inline_name
-            || state.interned.get(word).is_some_and(|bits| bits >> (iid % 64) & 1 == 1);
+        let known =
+            inline_name || state.interned.get(word).is_some_and(|bits| bits >> (iid % 64) & 1 == 1);
         let is_long = self.args == EventArguments::Full || inline_name || is_unfinished(drawn);
         if known && !is_long {
             let (head, event) = (head.as_slice(), event.as_slice());
@@ -274,19 +274,19 @@ impl<W: Write> Pftrace<W> {
         let worker = drawn.worker;
         let (correlation, flags) = match drawn.item.kind {
             ItemKind::Kernel => {
-                let row: Kernel = drawn.row();
+                let row: &Kernel = drawn.row();
                 (row.correlation, row.flags)
             }
             ItemKind::Memcpy => {
-                let row: Memcpy = drawn.row();
+                let row: &Memcpy = drawn.row();
                 (row.correlation, row.flags)
             }
             ItemKind::Memset => {
-                let row: Memset = drawn.row();
+                let row: &Memset = drawn.row();
                 (row.correlation, row.flags)
             }
             ItemKind::Communication => {
-                let row: Communication = drawn.row();
+                let row: &Communication = drawn.row();
                 (row.correlation, row.flags)
             }
             ItemKind::ApiCall => {
@@ -346,8 +346,7 @@ impl<W: Write> Draw for Pftrace<W> {
         packet.byte(field::event::TYPE_SLICE_END);
         let packet = packet.as_slice();
         self.packets += 1;
-        self.buffer
-            .extend_from_slice(&[(field::trace::PACKET << 3 | 2) as u8, packet.len() as u8]);
+        self.buffer.extend_from_slice(&[(field::trace::PACKET << 3 | 2) as u8, packet.len() as u8]);
         self.buffer.extend_from_slice(packet);
         self.spill()
     }

@@ -403,8 +403,7 @@ impl Track {
         out.counts.clamped += u64::from(clamped);
         out.counts.overlapping += u64::from(!late && self.lanes.first() != Some(lane));
         let row = out.arena.take(item.row);
-        let drawn =
-            Drawn { item, row, definitions: out.definitions, worker: self.key.worker };
+        let drawn = Drawn { item, row, definitions: out.definitions, worker: self.key.worker };
         if item.kind.is_instant() {
             return out.draw.instant(lane, &drawn);
         }

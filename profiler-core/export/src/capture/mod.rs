@@ -27,7 +27,7 @@ mod window;
 mod worker;
 
 pub use definitions::{Definitions, FrameInfo};
-pub use source::{BlockSource, Input, LeftOut, MemorySpool, Origin, SourceBlock};
+pub use source::{Input, MemorySpool, Origin};
 pub use window::WindowSpan;
 pub use worker::{
     ClockJoin, DeviceInfo, JoinedBy, LossInfo, ModuleInfo, ProcessInfo, StreamName, ThreadInfo,
@@ -469,12 +469,12 @@ impl Capture {
         consumer: &mut dyn Consumer,
     ) -> Result<bool, CaptureError> {
         let reader = &mut self.readers[index];
-        if !reader.advance(limit)? {
+        if !reader.advance(limit, &mut self.definitions)? {
             return Ok(false);
         }
         let mut sink = Delivery {
             worker: &self.workers[index],
-            definitions: &mut self.definitions,
+            definitions: &self.definitions,
             counts: &mut self.counts,
             consumer,
         };
@@ -486,7 +486,7 @@ impl Capture {
         self.refresh(index)?;
         let mut sink = Delivery {
             worker: &self.workers[index],
-            definitions: &mut self.definitions,
+            definitions: &self.definitions,
             counts: &mut self.counts,
             consumer,
         };
@@ -510,7 +510,7 @@ impl Capture {
 /// Where a reader puts what it read.
 struct Delivery<'a> {
     worker: &'a Worker,
-    definitions: &'a mut Definitions,
+    definitions: &'a Definitions,
     counts: &'a mut Counts,
     consumer: &'a mut dyn Consumer,
 }

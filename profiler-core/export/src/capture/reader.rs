@@ -7,15 +7,15 @@ use profiler_core::clock::ClockDomain;
 use profiler_core::record::{
     ApiCall, ClockTuple, Communication, Counter, ExternalCorrelation, GraphNodeDef, Kernel,
     LaunchConfigDef, LossCause, Marker, Memcpy, Memory, Memset, Operator, Overhead, RecordKind,
-    Row, Sample, Span, StackDef, Step, StringDef, Synchronization,
+    Row, Sample, Span, StackDef, Step, StringDef, StringId, Synchronization,
 };
 use profiler_core::sink::{StreamId, StreamInfo};
 use zerocopy::FromBytes as _;
 
-use super::definitions::StreamIds;
+use super::definitions::{Definitions, StreamIds};
 use super::launches::Launches;
 use super::rows::{CaptureRow, Waiting};
-use super::source::{BlockSource, Input, LeftOut, Origin, SourceBlock};
+use super::source::{BlockHead, BlockSource, Input, LeftOut, Origin, SourceBlock};
 use super::survey::Survey;
 use super::time::TimeMap;
 use super::window::{Belongs, Windows};
@@ -24,6 +24,7 @@ use super::{CaptureError, CaptureOptions, Delivery, Place, WindowSpan, prefix_ro
 
 /// One spool being read.
 pub(super) struct WorkerReader {
+    index: usize,
     path: Option<PathBuf>,
     source: Box<dyn BlockSource>,
     ahead: Box<dyn BlockSource>,
@@ -38,8 +39,11 @@ pub(super) struct WorkerReader {
     streams: BTreeMap<u32, StreamState>,
     launches: Launches,
     waiting: Waiting,
-    /// Whether the source stands at a block that lies past what can be placed.
-    held: bool,
+    /// Blocks that were skimmed and not read yet, by where their first instants lie, then by
+    /// their order in the file.
+    pending: BTreeMap<(u64, u64), BlockHead>,
+    skimmed: u64,
+    last_key: u64,
     /// The latest instant handed out since the newest window was known to be open.
     handed_out: u64,
     scratch: Vec<u64>,
@@ -52,6 +56,10 @@ struct StreamState {
     map_version: u64,
 }
 
+/// Blocks that are looked at before the first of them is read.
+const MAX_PENDING: usize = 1 << 14;
+/// How late the rows of a growing spool may be handed over after the fact.
+const LAG_NS: u64 = 1_000_000_000;
 /// Rows that may wait for their launch, of each kind.
 const MAX_WAITING: usize = 32 * 1024;
 
@@ -70,7 +78,7 @@ pub(super) fn order(origin: &Origin) -> (u32, u32, u32, &str, &str, u32, &str) {
     )
 }
 
-fn is_read(kind: RecordKind) -> bool {
+fn is_row(kind: RecordKind) -> bool {
     [
         Kernel::KIND,
         ApiCall::KIND,
@@ -87,12 +95,12 @@ fn is_read(kind: RecordKind) -> bool {
         Sample::KIND,
         ExternalCorrelation::KIND,
         Step::KIND,
-        StringDef::KIND,
-        StackDef::KIND,
-        LaunchConfigDef::KIND,
-        GraphNodeDef::KIND,
     ]
     .contains(&kind)
+}
+
+fn is_definition(kind: RecordKind) -> bool {
+    [StringDef::KIND, StackDef::KIND, LaunchConfigDef::KIND, GraphNodeDef::KIND].contains(&kind)
 }
 
 impl WorkerReader {
@@ -102,6 +110,7 @@ impl WorkerReader {
             Input::Memory(_) => None,
         };
         Ok(Self {
+            index: 0,
             path,
             source: input.open()?,
             ahead: input.open()?,
@@ -120,7 +129,9 @@ impl WorkerReader {
             streams: BTreeMap::new(),
             launches: Launches::default(),
             waiting: Waiting::default(),
-            held: false,
+            pending: BTreeMap::new(),
+            skimmed: 0,
+            last_key: 0,
             handed_out: 0,
             scratch: Vec::new(),
         })
@@ -203,6 +214,7 @@ impl WorkerReader {
     }
 
     pub(super) fn describe(&mut self, index: usize, slice: Option<(u64, u64)>) -> Worker {
+        self.index = index;
         self.slice = slice;
         let origin = self.source.origin();
         let mut worker = Worker {
@@ -295,28 +307,66 @@ impl WorkerReader {
             .collect();
     }
 
-    /// Goes on to the next block whose instants lie before `limit`; `false` = none now.
-    pub(super) fn advance(&mut self, limit: u64) -> Result<bool, CaptureError> {
-        if !self.held && !self.source.advance(&is_read)? {
-            return Ok(false);
+    /// Goes on to the block that comes next by time and lies before `limit`; `false` = none now.
+    ///
+    /// Producers hand over their rows at different times after the fact. Read by time and not in
+    /// the order of the file, rows of different streams come nearly in the order in which things
+    /// happened.
+    pub(super) fn advance(
+        &mut self,
+        limit: u64,
+        definitions: &mut Definitions,
+    ) -> Result<bool, CaptureError> {
+        loop {
+            self.skim(definitions)?;
+            let Some((&key, head)) = self.pending.first_key_value() else { return Ok(false) };
+            if limit != u64::MAX && !self.is_due(key.0, head, limit) {
+                return Ok(false);
+            }
+            let Some(head) = self.pending.remove(&key) else { return Ok(false) };
+            if self.source.load(&head)? {
+                return Ok(true);
+            }
         }
-        self.held = false;
-        let Some(block) = self.source.block() else { return Ok(false) };
-        if limit == u64::MAX || block.last_time == 0 {
-            return Ok(true);
-        }
-        let (id, last_time) = (block.stream, block.last_time);
-        let info = block.info.cloned();
-        let latest = self.stream(id, info.as_ref()).map.probe(last_time);
-        self.held = latest >= limit;
-        Ok(!self.held)
     }
 
-    fn stream(&mut self, id: StreamId, info: Option<&StreamInfo>) -> &mut StreamState {
+    /// Whether all rows of a growing spool that belong before a block are known.
+    fn is_due(&self, first: u64, head: &BlockHead, limit: u64) -> bool {
+        let map = self.streams.get(&head.stream.0).map(|stream| &stream.map);
+        let last = map.map_or(0, |map| map.probe(head.last_time));
+        last < limit && first.saturating_add(LAG_NS) < limit
+    }
+
+    /// Looks at the heads of further blocks, and takes definitions at once.
+    fn skim(&mut self, definitions: &mut Definitions) -> Result<(), CaptureError> {
+        while self.pending.len() < MAX_PENDING {
+            let Some(head) = self.source.skim()? else { return Ok(()) };
+            self.skimmed += 1;
+            if is_definition(head.kind) {
+                if self.source.load(&head)? {
+                    self.define(definitions);
+                }
+                continue;
+            }
+            if !is_row(head.kind) {
+                continue;
+            }
+            let map = &self.stream(head.stream).map;
+            // Rows without instants stay beside their neighbours.
+            let known = if head.first_time == 0 { 0 } else { map.probe(head.first_time) };
+            let key = if known == 0 { self.last_key } else { known };
+            self.last_key = key;
+            self.pending.insert((key, self.skimmed), head);
+        }
+        Ok(())
+    }
+
+    /// What is known of a stream, with its map made of the newest clock tuples.
+    fn stream(&mut self, id: StreamId) -> &mut StreamState {
         let version = self.survey.version;
-        let fresh = self.streams.get(&id.0).is_some_and(|state| state.map_version == version);
-        if !fresh {
-            let info = info.cloned().unwrap_or_else(|| StreamInfo {
+        let is_fresh = self.streams.get(&id.0).is_some_and(|state| state.map_version == version);
+        if !is_fresh {
+            let info = self.source.stream(id).cloned().unwrap_or_else(|| StreamInfo {
                 producer: "unknown".to_owned(),
                 thread: 0,
                 clock: ClockDomain::Monotonic,
@@ -335,18 +385,24 @@ impl WorkerReader {
         self.streams.entry(id.0).or_insert_with(|| unreachable!("inserted above"))
     }
 
-    /// Hands out the rows of the block that the source stands at.
+    fn define(&mut self, definitions: &mut Definitions) {
+        let Some(block) = self.source.block() else { return };
+        self.stream(block.stream);
+        let Some(block) = self.source.block() else { return };
+        let Some(stream) = self.streams.get_mut(&block.stream.0) else { return };
+        define(&block, &mut stream.ids, self.index, definitions);
+    }
+
+    /// Hands out the rows of the block that was loaded.
     pub(super) fn take_block(&mut self, sink: &mut Delivery<'_>) -> Result<(), CaptureError> {
         let Some(block) = self.source.block() else { return Ok(()) };
         let (id, kind) = (block.stream, block.kind);
-        if self.streams.get(&id.0).is_none_or(|state| state.map_version != self.survey.version) {
-            let info = block.info.cloned();
-            self.stream(id, info.as_ref());
-        }
+        self.stream(id);
         let Self { source, streams, windows, launches, waiting, scratch, handed_out, .. } = self;
         let Some(block) = source.block() else { return Ok(()) };
         let Some(stream) = streams.get_mut(&id.0) else { return Ok(()) };
-        let mut pass = Pass { block, stream, windows, launches, waiting, scratch, handed_out, sink };
+        let mut pass =
+            Pass { block, stream, windows, launches, waiting, scratch, handed_out, sink };
         match kind {
             Kernel::KIND => pass.take::<Kernel>(),
             ApiCall::KIND => {
@@ -366,10 +422,7 @@ impl WorkerReader {
             Sample::KIND => pass.take::<Sample>(),
             ExternalCorrelation::KIND => pass.take::<ExternalCorrelation>(),
             Step::KIND => pass.take::<Step>(),
-            _ => {
-                pass.define();
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -445,7 +498,12 @@ fn count_outside(belongs: Belongs, counts: &mut super::Counts) -> bool {
 
 /// Ends an unfinished row and moves instants that contradict each other.
 #[inline]
-fn fit<R: CaptureRow>(row: &mut R, launches: &Launches, windows: &Windows, sink: &mut Delivery<'_>) {
+fn fit<R: CaptureRow>(
+    row: &mut R,
+    launches: &Launches,
+    windows: &Windows,
+    sink: &mut Delivery<'_>,
+) {
     let mut start = row.start();
     if R::BY_LAUNCH
         && R::HAS_END
@@ -487,8 +545,7 @@ fn deliver<R: CaptureRow>(
         return Ok(());
     }
     *sink.counts.rows.entry(R::SCHEMA.name).or_default() += rows.len() as u64;
-    let place =
-        Place { worker: sink.worker, stream, info, definitions: &*sink.definitions, heap };
+    let place = Place { worker: sink.worker, stream, info, definitions: sink.definitions, heap };
     R::deliver(sink.consumer, &place, rows).map_err(CaptureError::Consumer)
 }
 
@@ -594,37 +651,36 @@ impl Pass<'_, '_> {
         }
         deliver(self.sink, self.block.stream, &self.stream.info, &[], &ready)
     }
+}
 
-    fn define(&mut self) {
-        let Self { block, stream, sink, .. } = self;
-        let (rows, heap, stride) = (block.rows, block.heap, block.stride);
-        let worker = sink.worker.index;
-        let definitions = &mut *sink.definitions;
-        match block.kind {
-            StringDef::KIND => prefix_rows::<StringDef>(rows, stride, |row| {
-                let Some(text) = row.text.text(heap) else { return };
-                let known = stream.ids.strings.resolve(row.id.0);
-                if known != 0
-                    && definitions.string(profiler_core::record::StringId(known)) == text
-                {
-                    return;
-                }
-                stream.ids.strings.define(row.id.0, definitions.intern(&text).0);
-            }),
-            LaunchConfigDef::KIND => prefix_rows::<LaunchConfigDef>(rows, stride, |row| {
-                stream.ids.configs.define(row.id.0, definitions.intern_config(&row).0);
-            }),
-            StackDef::KIND => prefix_rows::<StackDef>(rows, stride, |row| {
-                let Some(frames) = row.frames.of(heap) else { return };
-                let strings = &stream.ids.strings;
-                let id = definitions.intern_stack(worker, row.process, frames, strings);
-                stream.ids.stacks.define(row.id.0, id.0);
-            }),
-            GraphNodeDef::KIND => prefix_rows::<GraphNodeDef>(rows, stride, |row| {
-                let Some(name) = row.name.text(heap) else { return };
-                definitions.name_graph_node(worker, row.node, &name);
-            }),
-            _ => {}
-        }
+/// Takes definitions of a stream.
+fn define(
+    block: &SourceBlock<'_>,
+    ids: &mut StreamIds,
+    worker: usize,
+    definitions: &mut Definitions,
+) {
+    let (rows, heap, stride) = (block.rows, block.heap, block.stride);
+    match block.kind {
+        StringDef::KIND => prefix_rows::<StringDef>(rows, stride, |row| {
+            let Some(text) = row.text.text(heap) else { return };
+            let known = ids.strings.resolve(row.id.0);
+            if known == 0 || definitions.string(StringId(known)) != text {
+                ids.strings.define(row.id.0, definitions.intern(&text).0);
+            }
+        }),
+        LaunchConfigDef::KIND => prefix_rows::<LaunchConfigDef>(rows, stride, |row| {
+            ids.configs.define(row.id.0, definitions.intern_config(&row).0);
+        }),
+        StackDef::KIND => prefix_rows::<StackDef>(rows, stride, |row| {
+            let Some(frames) = row.frames.of(heap) else { return };
+            let id = definitions.intern_stack(worker, row.process, frames, &ids.strings);
+            ids.stacks.define(row.id.0, id.0);
+        }),
+        GraphNodeDef::KIND => prefix_rows::<GraphNodeDef>(rows, stride, |row| {
+            let Some(name) = row.name.text(heap) else { return };
+            definitions.name_graph_node(worker, row.node, &name);
+        }),
+        _ => {}
     }
 }

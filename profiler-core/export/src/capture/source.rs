@@ -25,13 +25,35 @@ pub struct Origin {
     pub created: Instant,
 }
 
-/// A block of rows of one stream and kind.
+/// What is known of a block before it is read.
 #[derive(Clone, Copy, Debug)]
-pub struct SourceBlock<'a> {
+pub(super) struct BlockHead {
     /// The stream.
     pub stream: StreamId,
-    /// What is known of the stream, `None` where the file does not tell.
-    pub info: Option<&'a StreamInfo>,
+    /// The kind of all rows.
+    pub kind: RecordKind,
+    /// The smallest first instant of the rows, in the stream's clock; 0 = they have none.
+    pub first_time: u64,
+    /// The largest.
+    pub last_time: u64,
+    /// Whether the same rows stood in the file before.
+    pub repeated: bool,
+    /// What its source finds it by.
+    pub(super) place: Place,
+}
+
+/// Where a block lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    File(profiler_core::spool::BlockInfo),
+    Memory(usize),
+}
+
+/// A block of rows of one stream and kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SourceBlock<'a> {
+    /// The stream.
+    pub stream: StreamId,
     /// The kind of all rows.
     pub kind: RecordKind,
     /// The size of a row in bytes.
@@ -40,15 +62,11 @@ pub struct SourceBlock<'a> {
     pub rows: &'a [u8],
     /// The heap that they point into.
     pub heap: &'a [u8],
-    /// The largest first instant of the rows, in the stream's clock; 0 = they have none.
-    pub last_time: u64,
-    /// Whether the same rows stood in the file before.
-    pub repeated: bool,
 }
 
 /// What a reader had to leave out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub(super) struct LeftOut {
     /// Blocks or segments that were damaged.
     pub damaged: u64,
     /// Rows of kinds that this build does not know.
@@ -56,19 +74,29 @@ pub struct LeftOut {
 }
 
 /// Reads the blocks of one spool in their order.
-pub trait BlockSource: Send {
+pub(super) trait BlockSource: Send {
     /// What the header says.
     fn origin(&self) -> &Origin;
 
-    /// Goes on to the next block of a kind that is `wanted`; `false` = nothing more yet.
+    /// What is known of the next block; `None` = nothing more yet.
     ///
     /// # Errors
     ///
     /// [`CaptureError`] where the source cannot be read on.
-    fn advance(&mut self, wanted: &dyn Fn(RecordKind) -> bool) -> Result<bool, CaptureError>;
+    fn skim(&mut self) -> Result<Option<BlockHead>, CaptureError>;
 
-    /// The block that [`BlockSource::advance`] went to last.
+    /// Reads a block that was skimmed; `false` = it is damaged, which is counted.
+    ///
+    /// # Errors
+    ///
+    /// [`CaptureError`] where the source cannot be read on.
+    fn load(&mut self, head: &BlockHead) -> Result<bool, CaptureError>;
+
+    /// The block that was loaded last.
     fn block(&self) -> Option<SourceBlock<'_>>;
+
+    /// What is known of a stream, as far as blocks were skimmed.
+    fn stream(&self, stream: StreamId) -> Option<&StreamInfo>;
 
     /// Whether nothing will follow: the footer was read.
     fn is_closed(&self) -> bool;
@@ -98,7 +126,9 @@ impl Input {
     pub(super) fn open(&self) -> Result<Box<dyn BlockSource>, CaptureError> {
         match self {
             Self::Spool(path) => super::spool::open(path),
-            Self::Memory(spool) => Ok(Box::new(MemoryReader { spool: Arc::clone(spool), next: 0 })),
+            Self::Memory(spool) => {
+                Ok(Box::new(MemoryReader { spool: Arc::clone(spool), next: 0, loaded: None }))
+            }
         }
     }
 }
@@ -125,6 +155,24 @@ struct MemoryBlock {
     /// In words, so that rows are aligned.
     rows: Vec<u64>,
     heap: Vec<u8>,
+}
+
+impl MemoryBlock {
+    /// The smallest and the largest first instant.
+    fn times(&self) -> (u64, u64) {
+        let field = self.kind.schema().and_then(|schema| {
+            schema.fields.iter().find(|field| field.role == profiler_core::record::Role::Time)
+        });
+        let Some(field) = field else { return (0, 0) };
+        let stride = self.stride as usize / 8;
+        let times = self
+            .rows
+            .chunks_exact(stride.max(1))
+            .filter_map(|row| row.get(field.offset as usize / 8).copied().filter(|at| *at != 0));
+        times.fold((0, 0), |(first, last), at| {
+            (if first == 0 { at } else { first.min(at) }, last.max(at))
+        })
+    }
 }
 
 impl MemorySpool {
@@ -179,6 +227,7 @@ impl MemorySpool {
 struct MemoryReader {
     spool: Arc<MemorySpool>,
     next: usize,
+    loaded: Option<usize>,
 }
 
 impl BlockSource for MemoryReader {
@@ -186,29 +235,41 @@ impl BlockSource for MemoryReader {
         &self.spool.origin
     }
 
-    fn advance(&mut self, wanted: &dyn Fn(RecordKind) -> bool) -> Result<bool, CaptureError> {
-        while let Some(block) = self.spool.blocks.get(self.next) {
-            self.next += 1;
-            if wanted(block.kind) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn skim(&mut self) -> Result<Option<BlockHead>, CaptureError> {
+        let Some(block) = self.spool.blocks.get(self.next) else { return Ok(None) };
+        let place = Place::Memory(self.next);
+        self.next += 1;
+        let (first_time, last_time) = block.times();
+        Ok(Some(BlockHead {
+            stream: block.stream,
+            kind: block.kind,
+            first_time,
+            last_time,
+            repeated: false,
+            place,
+        }))
+    }
+
+    fn load(&mut self, head: &BlockHead) -> Result<bool, CaptureError> {
+        let Place::Memory(index) = head.place else { return Ok(false) };
+        self.loaded = Some(index);
+        Ok(true)
     }
 
     fn block(&self) -> Option<SourceBlock<'_>> {
         use zerocopy::IntoBytes as _;
-        let block = self.spool.blocks.get(self.next.checked_sub(1)?)?;
+        let block = self.spool.blocks.get(self.loaded?)?;
         Some(SourceBlock {
             stream: block.stream,
-            info: self.spool.streams.get(block.stream.0 as usize),
             kind: block.kind,
             stride: block.stride,
             rows: block.rows.as_bytes(),
             heap: &block.heap,
-            last_time: 0,
-            repeated: false,
         })
+    }
+
+    fn stream(&self, stream: StreamId) -> Option<&StreamInfo> {
+        self.spool.streams.get(stream.0 as usize)
     }
 
     fn is_closed(&self) -> bool {

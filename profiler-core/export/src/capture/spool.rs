@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use profiler_core::record::RecordKind;
+use profiler_core::sink::{StreamId, StreamInfo};
 use profiler_core::spool::{Block, SpoolReadError, SpoolReader};
 
-use super::source::{BlockSource, LeftOut, Origin, SourceBlock};
 use super::CaptureError;
+use super::source::{BlockHead, BlockSource, LeftOut, Origin, Place, SourceBlock};
 
 /// Opens a spool.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BlockSource>, CaptureError> {
-    let reader = SpoolReader::open(path)
-        .map_err(|source| CaptureError::Spool { path: path.to_owned(), source })?;
+    let open = || {
+        SpoolReader::open(path)
+            .map_err(|source| CaptureError::Spool { path: path.to_owned(), source })
+    };
+    let reader = open()?;
     let header = reader.header();
     let origin = Origin {
         session: header.session.clone(),
@@ -20,13 +23,27 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BlockSource>, CaptureError> {
         writer: header.writer.clone(),
         created: header.created,
     };
-    Ok(Box::new(SpoolSource { path: path.to_owned(), origin, reader, block: Block::new() }))
+    let loaders = (0..LOADERS).map(|_| open()).collect::<Result<_, _>>()?;
+    Ok(Box::new(SpoolSource {
+        path: path.to_owned(),
+        origin,
+        reader,
+        loaders,
+        block: Block::new(),
+    }))
 }
+
+/// Readers of blocks; each keeps a MiB of the file.
+const LOADERS: usize = 3;
 
 struct SpoolSource {
     path: PathBuf,
     origin: Origin,
+    /// Walks over the blocks.
     reader: SpoolReader,
+    /// Read them, each some of the streams: the blocks of one stream lie in the order in which
+    /// they are wanted, and each reader reads ahead.
+    loaders: Vec<SpoolReader>,
     block: Block,
 }
 
@@ -41,33 +58,39 @@ impl BlockSource for SpoolSource {
         &self.origin
     }
 
-    fn advance(&mut self, wanted: &dyn Fn(RecordKind) -> bool) -> Result<bool, CaptureError> {
-        loop {
-            let Some(info) = self.reader.skim().map_err(|error| self.error(error))? else {
-                return Ok(false);
-            };
-            if !wanted(info.kind) {
-                continue;
-            }
-            let loaded = self.reader.load(&info, &mut self.block);
-            if loaded.map_err(|error| self.error(error))? {
-                return Ok(true);
-            }
-        }
+    fn skim(&mut self) -> Result<Option<BlockHead>, CaptureError> {
+        let Some(info) = self.reader.skim().map_err(|error| self.error(error))? else {
+            return Ok(None);
+        };
+        Ok(Some(BlockHead {
+            stream: info.stream,
+            kind: info.kind,
+            first_time: info.first_time,
+            last_time: info.last_time,
+            repeated: info.is_repeated,
+            place: Place::File(info),
+        }))
+    }
+
+    fn load(&mut self, head: &BlockHead) -> Result<bool, CaptureError> {
+        let Place::File(info) = head.place else { return Ok(false) };
+        let loader = &mut self.loaders[info.stream.0 as usize % LOADERS];
+        loader.load(&info, &mut self.block).map_err(|error| self.error(error))
     }
 
     fn block(&self) -> Option<SourceBlock<'_>> {
         let info = self.block.info()?;
         Some(SourceBlock {
             stream: info.stream,
-            info: self.reader.stream(info.stream),
             kind: info.kind,
             stride: self.block.stride() as u32,
             rows: self.block.row_bytes(),
             heap: self.block.heap(),
-            last_time: info.last_time,
-            repeated: info.is_repeated,
         })
+    }
+
+    fn stream(&self, stream: StreamId) -> Option<&StreamInfo> {
+        self.reader.stream(stream)
     }
 
     fn is_closed(&self) -> bool {
@@ -82,8 +105,10 @@ impl BlockSource for SpoolSource {
 
     fn left_out(&self) -> LeftOut {
         let skipped = self.reader.skipped();
+        let unreadable: u64 =
+            self.loaders.iter().map(|loader| loader.skipped().damaged_ranges).sum();
         LeftOut {
-            damaged: skipped.damaged_ranges + skipped.missing_blocks,
+            damaged: skipped.damaged_ranges + skipped.missing_blocks + unreadable,
             unknown_rows: skipped.unknown_kinds.values().sum(),
         }
     }

@@ -14,7 +14,9 @@ use profiler_core::record::{
 
 use super::source::BlockSource;
 use super::window::WindowRows;
-use super::{CaptureError, DeviceInfo, ModuleInfo, ProcessInfo, StreamName, ThreadInfo, prefix_rows};
+use super::{
+    CaptureError, DeviceInfo, ModuleInfo, ProcessInfo, StreamName, ThreadInfo, prefix_rows,
+};
 
 /// What was seen of a spool so far. Instants are the worker's CLOCK_MONOTONIC.
 #[derive(Debug, Default)]
@@ -56,8 +58,12 @@ impl Survey {
     /// Reads on as far as the source goes now.
     pub(super) fn poll(&mut self, source: &mut dyn BlockSource) -> Result<(), CaptureError> {
         let tuples_before = self.tuples.len();
-        while source.advance(&is_surveyed)? {
-            let Some(block) = source.block() else { break };
+        while let Some(head) = source.skim()? {
+            if !is_surveyed(head.kind) || !source.load(&head)? {
+                continue;
+            }
+            let Some(block) = source.block() else { continue };
+            let clock = source.stream(block.stream).map_or(ClockDomain::Monotonic, |i| i.clock);
             self.version += 1;
             let stride = block.stride;
             let (rows, heap) = (block.rows, block.heap);
@@ -75,9 +81,8 @@ impl Survey {
                     prefix_rows::<Module>(rows, stride, |row| self.add_module(&row, heap));
                 }
                 // Counts add up, so what a segment repeats must not count again.
-                Loss::KIND if block.repeated => {}
+                Loss::KIND if head.repeated => {}
                 Loss::KIND => prefix_rows::<Loss>(rows, stride, |row| {
-                    let clock = block.info.map_or(ClockDomain::Monotonic, |info| info.clock);
                     if self.losses.len() < MAX_ENTRIES {
                         self.losses.push((clock, block.stream.0, row));
                     }

@@ -35,7 +35,8 @@ impl Piece {
     #[inline]
     fn map(&self, at: u64) -> u64 {
         let distance = at.wrapping_sub(self.clock) as i64;
-        let distance = if self.slope == 1.0 { distance } else { (distance as f64 * self.slope) as i64 };
+        let distance =
+            if self.slope == 1.0 { distance } else { (distance as f64 * self.slope) as i64 };
         self.axis.saturating_add_signed(distance)
     }
 
@@ -63,14 +64,8 @@ impl TimeMap {
     /// `shift` ns after it.
     pub(super) fn new(domain: ClockDomain, stream: u32, tuples: &[ClockTuple], shift: i64) -> Self {
         if domain == ClockDomain::Monotonic {
-            let piece = Piece {
-                from: 0,
-                to: u64::MAX,
-                clock: 0,
-                axis: 0,
-                slope: 1.0,
-                overlaps: false,
-            };
+            let piece =
+                Piece { from: 0, to: u64::MAX, clock: 0, axis: 0, slope: 1.0, overlaps: false };
             // The shift may be negative, and the axis of the clock's zero then does not exist.
             let anchor = 1 << 62;
             let piece = Piece { clock: anchor, axis: anchor.saturating_add_signed(shift), ..piece };
@@ -101,7 +96,14 @@ impl TimeMap {
             };
             if even {
                 let slope = passed as f64 / counted.max(1) as f64;
-                pieces.push(Piece { from: clock, to: next_clock, clock, axis, slope, overlaps: false });
+                pieces.push(Piece {
+                    from: clock,
+                    to: next_clock,
+                    clock,
+                    axis,
+                    slope,
+                    overlaps: false,
+                });
                 continue;
             }
             let before = Piece {
@@ -129,11 +131,23 @@ impl TimeMap {
             (points.first(), points.last())
         {
             let axis = first_mono.saturating_add_signed(shift);
-            let before =
-                Piece { from: 0, to: first, clock: first, axis, slope: first_slope, overlaps: false };
+            let before = Piece {
+                from: 0,
+                to: first,
+                clock: first,
+                axis,
+                slope: first_slope,
+                overlaps: false,
+            };
             let axis = last_mono.saturating_add_signed(shift);
-            let after =
-                Piece { from: last, to: u64::MAX, clock: last, axis, slope: last_slope, overlaps: false };
+            let after = Piece {
+                from: last,
+                to: u64::MAX,
+                clock: last,
+                axis,
+                slope: last_slope,
+                overlaps: false,
+            };
             pieces.insert(0, before);
             pieces.push(after);
         }
@@ -206,7 +220,11 @@ impl TimeMap {
     fn nearest(&self, at: u64) -> Option<usize> {
         let mut best: Option<(bool, u64, usize)> = None;
         for (index, piece) in self.pieces.iter().enumerate() {
-            let gap = if piece.holds(at) { 0 } else { piece.from.abs_diff(at).min(piece.to.abs_diff(at)) };
+            let gap = if piece.holds(at) {
+                0
+            } else {
+                piece.from.abs_diff(at).min(piece.to.abs_diff(at))
+            };
             let distance = match gap {
                 0 if self.last == 0 => 0,
                 0 => piece.map(at).abs_diff(self.last),

@@ -134,8 +134,7 @@ impl Windows {
             })
             .filter(|bounds| bounds.begin < bounds.end)
             .collect();
-        let warmups =
-            spans.iter().filter_map(|span| Some((span.warmup?, span.begin))).collect();
+        let warmups = spans.iter().filter_map(|span| Some((span.warmup?, span.begin))).collect();
         Self { spans: bounds, warmups, last: 0 }
     }
 

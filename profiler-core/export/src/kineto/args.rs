@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use profiler_core::record::{
-    ApiCall, Communication, DeviceDef, Kernel, LaunchConfigDef, Marker, Memcpy, Memory,
-    MemoryKind, Memset, Operator, Overhead, Span, StringId, Synchronization,
-    SynchronizationKind, flag,
+    ApiCall, Communication, DeviceDef, Kernel, LaunchConfigDef, Marker, Memcpy, Memory, MemoryKind,
+    Memset, Operator, Overhead, Span, StringId, Synchronization, SynchronizationKind, flag,
 };
 
 use super::text::{double, escape, number, signed};
@@ -128,17 +127,17 @@ fn append_fields(
 ) {
     match drawn.item.kind {
         ItemKind::Kernel => {
-            let row: Kernel = drawn.row();
+            let row: &Kernel = drawn.row();
             device(out, row.device, row.context, row.stream, correlation);
             if full {
-                configs.append(out, drawn, &row);
+                configs.append(out, drawn, row);
                 graph(out, row.graph, row.graph_node);
                 string(out, drawn, "category", row.category);
             }
             unfinished(out, row.flags);
         }
         ItemKind::ApiCall => {
-            let row: ApiCall = drawn.row();
+            let row: &ApiCall = drawn.row();
             out.extend_from_slice(br#""cbid":"#);
             number(out, u64::from(row.function));
             out.extend_from_slice(br#","correlation":"#);
@@ -148,9 +147,9 @@ fn append_fields(
             }
             unfinished(out, row.flags);
         }
-        ItemKind::Memcpy => memcpy(out, drawn, &drawn.row(), correlation, full),
+        ItemKind::Memcpy => memcpy(out, drawn, drawn.row(), correlation, full),
         ItemKind::Memset => {
-            let row: Memset = drawn.row();
+            let row: &Memset = drawn.row();
             device(out, row.device, row.context, row.stream, correlation);
             bytes(out, drawn, row.size_bytes);
             if full {
@@ -159,7 +158,7 @@ fn append_fields(
             unfinished(out, row.flags);
         }
         ItemKind::Communication => {
-            let row: Communication = drawn.row();
+            let row: &Communication = drawn.row();
             device(out, row.device, 0, row.stream, correlation);
             string(out, drawn, "Collective name", StringId(drawn.item.name));
             string(out, drawn, "dtype", row.data_type);
@@ -169,11 +168,11 @@ fn append_fields(
             string(out, drawn, "Algorithm", row.algorithm);
             unfinished(out, row.flags);
         }
-        ItemKind::Synchronization => synchronization(out, &drawn.row(), correlation),
+        ItemKind::Synchronization => synchronization(out, drawn.row(), correlation),
         ItemKind::Overhead => unfinished(out, drawn.row::<Overhead>().flags),
-        ItemKind::Operator => operator(out, drawn, &drawn.row(), full),
+        ItemKind::Operator => operator(out, drawn, drawn.row(), full),
         ItemKind::Span => {
-            let row: Span = drawn.row();
+            let row: &Span = drawn.row();
             fields(out, drawn.heap::<Span>());
             string(out, drawn, "target", row.target);
             string(out, drawn, "request", row.request);
@@ -181,13 +180,13 @@ fn append_fields(
             unfinished(out, row.flags);
         }
         ItemKind::Marker => {
-            let row: Marker = drawn.row();
+            let row: &Marker = drawn.row();
             fields(out, drawn.heap::<Marker>());
             string(out, drawn, "target", row.target);
             string(out, drawn, "request", row.request);
             field(out, "payload", row.payload);
         }
-        ItemKind::Memory => memory(out, drawn, &drawn.row()),
+        ItemKind::Memory => memory(out, drawn, drawn.row()),
         ItemKind::Step => {}
     }
 }

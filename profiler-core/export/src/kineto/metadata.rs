@@ -3,9 +3,7 @@
 use std::io::Write;
 
 use super::text::{double, escape, number, time};
-use super::{
-    COMMUNICATION_TID, Kineto, LANE_TID, LaneIds, SYNCHRONIZATION_TID, WorkerIds,
-};
+use super::{COMMUNICATION_TID, Kineto, LANE_TID, LaneIds, SYNCHRONIZATION_TID, WorkerIds};
 use crate::capture::{Place, Worker};
 use crate::pftrace::capture_facts;
 use crate::pids::Pids;
@@ -40,10 +38,7 @@ impl<W: Write> Kineto<W> {
                     ("computeMajor", u64::from(row.capability_major)),
                     ("computeMinor", u64::from(row.capability_minor)),
                     ("maxThreadsPerBlock", u64::from(row.max_threads_per_block)),
-                    (
-                        "maxThreadsPerMultiprocessor",
-                        u64::from(row.max_threads_per_multiprocessor),
-                    ),
+                    ("maxThreadsPerMultiprocessor", u64::from(row.max_threads_per_multiprocessor)),
                     ("regsPerBlock", u64::from(row.registers_per_block)),
                     ("warpSize", u64::from(row.warp_size)),
                     ("sharedMemPerBlock", u64::from(row.shared_bytes_per_block)),

@@ -97,17 +97,17 @@ pub(super) fn append_all(event: &mut Vec<u8>, drawn: &Drawn<'_>) {
     }
     let mut args = Args { event, drawn };
     match drawn.item.kind {
-        ItemKind::Kernel => args.kernel(&drawn.row()),
-        ItemKind::Memcpy => args.memcpy(&drawn.row()),
-        ItemKind::Memset => args.memset(&drawn.row()),
-        ItemKind::Communication => args.communication(&drawn.row()),
-        ItemKind::ApiCall => args.api_call(&drawn.row()),
-        ItemKind::Synchronization => args.synchronization(&drawn.row()),
-        ItemKind::Overhead => args.overhead(&drawn.row()),
-        ItemKind::Operator => args.operator(&drawn.row()),
-        ItemKind::Span => args.span(&drawn.row()),
-        ItemKind::Marker => args.marker(&drawn.row()),
-        ItemKind::Memory => args.memory(&drawn.row()),
+        ItemKind::Kernel => args.kernel(drawn.row()),
+        ItemKind::Memcpy => args.memcpy(drawn.row()),
+        ItemKind::Memset => args.memset(drawn.row()),
+        ItemKind::Communication => args.communication(drawn.row()),
+        ItemKind::ApiCall => args.api_call(drawn.row()),
+        ItemKind::Synchronization => args.synchronization(drawn.row()),
+        ItemKind::Overhead => args.overhead(drawn.row()),
+        ItemKind::Operator => args.operator(drawn.row()),
+        ItemKind::Span => args.span(drawn.row()),
+        ItemKind::Marker => args.marker(drawn.row()),
+        ItemKind::Memory => args.memory(drawn.row()),
         ItemKind::Step => {}
     }
 }

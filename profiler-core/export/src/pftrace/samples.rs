@@ -70,8 +70,7 @@ impl<W: Write> Pftrace<W> {
         let known = worker.modules.len();
         let fresh = self.samples.names.get(&worker.index).is_some_and(|(count, _)| *count == known);
         if !fresh {
-            let names =
-                FrameNames::new(std::slice::from_ref(worker), SymbolizerOptions::default());
+            let names = FrameNames::new(std::slice::from_ref(worker), SymbolizerOptions::default());
             self.samples.names.insert(worker.index, (known, names));
         }
         let entry = self.samples.names.entry(worker.index);
@@ -113,11 +112,7 @@ impl<W: Write> Pftrace<W> {
 
 impl Tables {
     /// Interns what an address stands for: the function there, and those inlined into it.
-    fn intern_frame(
-        &mut self,
-        interned: &mut Vec<u8>,
-        resolved: &[ResolvedFrame],
-    ) -> Vec<u64> {
+    fn intern_frame(&mut self, interned: &mut Vec<u8>, resolved: &[ResolvedFrame]) -> Vec<u64> {
         let mut iids = Vec::new();
         // Innermost first, as symbolizers give them; call stacks stand root first.
         for frame in resolved.iter().rev() {

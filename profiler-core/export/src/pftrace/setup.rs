@@ -140,7 +140,9 @@ impl<W: Write> Pftrace<W> {
         });
         let process = self.workers[worker.index].process;
         match lane.track.kind {
-            TrackKind::Thread { thread } => self.describe_thread(lane, thread, uuid, sequence, worker),
+            TrackKind::Thread { thread } => {
+                self.describe_thread(lane, thread, uuid, sequence, worker)
+            }
             TrackKind::Stream { device, stream } => {
                 let parent = self.device_group(device, worker);
                 let name = stream_name(worker, device, stream);
@@ -184,11 +186,7 @@ impl<W: Write> Pftrace<W> {
         if let Some(&parent) = tracks.threads.get(&thread) {
             // Drawn as part of the thread's track, by equal name and parent.
             let name = if name.is_empty() { format!("thread {thread}") } else { name };
-            return self.describe_track(
-                sequence,
-                uuid,
-                &plain(&name, parent, u64::from(lane.nth)),
-            );
+            return self.describe_track(sequence, uuid, &plain(&name, parent, u64::from(lane.nth)));
         }
         tracks.threads.insert(thread, uuid);
         let owner = worker.threads.get(&thread).map_or(0, |info| info.process);
@@ -270,10 +268,7 @@ impl<W: Write> Pftrace<W> {
             }
             message(packet, field::packet::CLOCK_SNAPSHOT, |snapshot| {
                 message(snapshot, field::clock_snapshot::CLOCKS, |clock| {
-                    clock.uint(
-                        field::clock_snapshot::CLOCK_ID,
-                        field::clock_snapshot::OF_SEQUENCE,
-                    );
+                    clock.uint(field::clock_snapshot::CLOCK_ID, field::clock_snapshot::OF_SEQUENCE);
                     clock.uint(field::clock_snapshot::CLOCK_TIMESTAMP, at);
                     clock.uint(field::clock_snapshot::CLOCK_INCREMENTAL, 1);
                 });

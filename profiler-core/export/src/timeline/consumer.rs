@@ -187,12 +187,18 @@ impl<D: Draw> Consumer for Timeline<D> {
     }
 }
 
+/// What an empty row of any kind is made of.
+static EMPTY: [u64; 64] = [0; 64];
+
 impl Drawn<'_> {
-    /// The row; an empty one where the kind is another.
+    /// The row; an empty one where it is shorter than its kind.
     #[inline]
-    pub(crate) fn row<R: Row>(&self) -> R {
-        let words = self.row.get(1..=size_of::<R>() / 8).unwrap_or_default();
-        R::read_from_bytes(words.as_bytes()).unwrap_or_default()
+    pub(crate) fn row<R: Row>(&self) -> &R {
+        let words = self.row.get(1..=size_of::<R>() / 8).unwrap_or(&EMPTY[..size_of::<R>() / 8]);
+        match R::ref_from_bytes(words.as_bytes()) {
+            Ok(row) => row,
+            Err(_) => unreachable!("words of a row's size, aligned as words are"),
+        }
     }
 
     /// The bytes that the row's heap reference meant.
