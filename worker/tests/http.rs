@@ -190,8 +190,6 @@ fn what_is_refused_says_why() {
     }
     let long = format!(r#"{{"profile_prefix":"{}"}}"#, "x".repeat(300));
     assert_eq!(server.post("/start_profile", &long).0, 422);
-    let huge = format!(r#"{{"profile_prefix":"{}"}}"#, "x".repeat(1 << 20));
-    assert_eq!(server.post("/start_profile", &huge).0, 413);
     let (status, answer) = server.post("/stop_profile", r#"{"run_id":"x"}"#);
     assert_eq!((status, &answer["error"]["code"]), (422, &json!("invalid_field")));
     assert_eq!(server.post("/stop_profile", "").0, 404, "nothing was ever started");
@@ -260,23 +258,12 @@ fn other_machines_need_a_token() {
     drop(controller);
 
     let bench = Bench::new();
-    let server =
+    let mut server =
         Serving::with(bench.controller(), options("0.0.0.0:0", Some("0123456789abcdef0123")));
-    let server =
-        Serving { address: ([127, 0, 0, 1], server.address.port()).into(), ..take(server) };
+    server.address = ([127, 0, 0, 1], server.address.port()).into();
     assert_eq!(server.get("/profile/status").0, 401);
     let header = [("authorization", "Bearer 0123456789abcdef0123")];
     assert_eq!(server.ask("GET", "/profile/status", "", &header).0, 200);
-}
-
-/// The parts of a server, of which one is replaced.
-fn take(mut server: Serving) -> Serving {
-    Serving {
-        address: server.address,
-        controller: Arc::clone(&server.controller),
-        end: server.end.take(),
-        thread: server.thread.take(),
-    }
 }
 
 #[test]

@@ -218,20 +218,6 @@ fn a_rank_that_does_not_answer_is_one_line() {
 }
 
 #[test]
-fn a_worker_that_dies_at_the_stop_is_named() {
-    let bench = Bench::new();
-    let controller = bench.controller();
-    let mut dying = Behaviour::new(0, "thinker", 0, 1);
-    dying.on_stop = OnStop::Die;
-    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), dying]);
-    controller.start(&StartRequest::default()).unwrap();
-    let manifest = controller.stop_profile().unwrap();
-    let dead = &manifest.workers[1];
-    assert_eq!(dead.state, LineState::Failed, "{dead:?}");
-    assert_eq!(manifest.workers[0].state, LineState::Pending);
-}
-
-#[test]
 fn a_session_that_ends_by_itself_makes_room_for_the_next() {
     let bench = Bench::new();
     let controller = bench.controller();

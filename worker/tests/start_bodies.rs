@@ -116,6 +116,13 @@ fn steps_contradict_each_other() {
     }
 }
 
+#[test]
+fn a_body_that_is_too_long_is_not_read() {
+    let body = format!(r#"{{"profile_prefix":"{}"}}"#, "x".repeat(1 << 20));
+    let error = StartRequest::parse(body.as_bytes()).unwrap_err();
+    assert_eq!((error.status(), error.code()), (413, "body_too_long"));
+}
+
 proptest! {
     #[test]
     fn hostile_bodies_are_answered(body in proptest::collection::vec(any::<u8>(), 0..200)) {

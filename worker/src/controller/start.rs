@@ -173,6 +173,7 @@ impl Inner {
         if all.is_empty() {
             return Err(StartError::NoWorkers { socket });
         }
+        all.sort_by(|one, other| place_of(&one.identity).cmp(&place_of(&other.identity)));
         Ok(all)
     }
 
@@ -280,6 +281,9 @@ impl Inner {
         }
         self.run_exports(&id);
         self.tell();
+        // Whoever reads the answer may act at once, and what it does is to be inside the window.
+        let left = t0.monotonic_ns.saturating_sub(self.clock.monotonic_ns());
+        std::thread::sleep(std::time::Duration::from_nanos(left.min(lead)));
         Ok(self.answer(&id))
     }
 
@@ -505,6 +509,12 @@ fn known(
         return Err(StartError::Unknown { what, number: *number, exists });
     }
     Ok(())
+}
+
+/// The order of workers in answers: stage by stage, rank by rank; what is not known comes last.
+fn place_of(worker: &WorkerIdentity) -> (u32, u32, u32, &str) {
+    let number = |number: Option<u32>| number.unwrap_or(u32::MAX);
+    (number(worker.stage), number(worker.replica), number(worker.rank), &worker.key)
 }
 
 /// Who a worker is, in a few words.

@@ -141,6 +141,11 @@ fn stops(
     if session.is_settled() {
         return Vec::new();
     }
+    // A stop that overtakes T0 leaves an empty window, not one that ends before it begins.
+    let t1 = match session.record.t0 {
+        Some(t0) if t0.monotonic_ns > t1.monotonic_ns => t0,
+        _ => t1,
+    };
     let (t1, reason) = session.stop.get_or_insert_with(|| (t1, reason.to_owned())).clone();
     let fence = session.record.fence;
     let mut asks = Vec::new();

@@ -27,25 +27,25 @@ use profiler_worker::Controller;
 use profiler_worker::controller::ControllerBuilder;
 
 /// How long anything may take in a test.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a worker behaves.
 #[derive(Clone, Debug)]
-pub struct Behaviour {
-    pub identity: WorkerIdentity,
-    pub step_source: StepSource,
-    pub protocol: u32,
-    pub session: Option<SessionStatus>,
-    pub on_arm: OnArm,
-    pub on_stop: OnStop,
-    pub rows: usize,
+pub(crate) struct Behaviour {
+    pub(crate) identity: WorkerIdentity,
+    pub(crate) step_source: StepSource,
+    pub(crate) protocol: u32,
+    pub(crate) session: Option<SessionStatus>,
+    pub(crate) on_arm: OnArm,
+    pub(crate) on_stop: OnStop,
+    pub(crate) rows: usize,
     /// Ends by itself so long after the commit.
-    pub ends_by_itself: Option<(Duration, &'static str)>,
-    pub backends: Vec<BackendProbe>,
+    pub(crate) ends_by_itself: Option<(Duration, &'static str)>,
+    pub(crate) backends: Vec<BackendProbe>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum OnArm {
+pub(crate) enum OnArm {
     Ready,
     Fail(WorkerError),
     Silent,
@@ -54,19 +54,17 @@ pub enum OnArm {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStop {
+pub(crate) enum OnStop {
     Finish,
     /// Answers, and never finishes.
     Drain,
     /// Does not answer.
     Silent,
-    /// Its link ends.
-    Die,
 }
 
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
-pub fn identity(stage: u32, role: &str, replica: u32, rank: u32) -> WorkerIdentity {
+pub(crate) fn identity(stage: u32, role: &str, replica: u32, rank: u32) -> WorkerIdentity {
     let mut identity =
         WorkerIdentity::of_this_process(Some(stage), Some(role), Some(replica), Some(rank));
     // Several workers of one process stand for several processes.
@@ -75,7 +73,7 @@ pub fn identity(stage: u32, role: &str, replica: u32, rank: u32) -> WorkerIdenti
 }
 
 impl Behaviour {
-    pub fn new(stage: u32, role: &str, replica: u32, rank: u32) -> Self {
+    pub(crate) fn new(stage: u32, role: &str, replica: u32, rank: u32) -> Self {
         Self {
             identity: identity(stage, role, replica, rank),
             step_source: StepSource::Api,
@@ -94,7 +92,7 @@ impl Behaviour {
         }
     }
 
-    pub fn hello(&self) -> Hello {
+    pub(crate) fn hello(&self) -> Hello {
         Hello {
             protocol: self.protocol,
             agent_version: "0.0.0-test".to_owned(),
@@ -108,7 +106,7 @@ impl Behaviour {
     }
 
     /// Joins the controller that listens in `dir`.
-    pub fn join(self, dir: &Path) -> FakeWorker {
+    pub(crate) fn join(self, dir: &Path) -> FakeWorker {
         let connection = Connection::connect(&dir.join("omniprof.sock")).unwrap();
         FakeWorker::start(self, connection)
     }
@@ -116,7 +114,7 @@ impl Behaviour {
 
 /// What a worker was asked, in order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Asked {
+pub(crate) enum Asked {
     Arm(Box<Arm>),
     Commit(u64),
     Stop(String),
@@ -125,10 +123,10 @@ pub enum Asked {
 }
 
 /// A worker in a thread.
-pub struct FakeWorker {
+pub(crate) struct FakeWorker {
     connection: Arc<Connection>,
-    pub asked: Receiver<Asked>,
-    pub refused: Arc<Mutex<Option<WorkerError>>>,
+    pub(crate) asked: Receiver<Asked>,
+    pub(crate) refused: Arc<Mutex<Option<WorkerError>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -152,12 +150,12 @@ impl FakeWorker {
     }
 
     /// The link ends, as when the process does.
-    pub fn die(mut self) {
+    pub(crate) fn die(mut self) {
         self.end();
     }
 
     /// Waits for its next request.
-    pub fn next_asked(&self) -> Asked {
+    pub(crate) fn next_asked(&self) -> Asked {
         self.asked.recv_timeout(DEADLINE).expect("the worker is asked")
     }
 
@@ -258,7 +256,6 @@ impl Loop {
                 let _told = self.asked.send(Asked::Stop(stop.reason.clone()));
                 match self.behaviour.on_stop {
                     OnStop::Silent => return true,
-                    OnStop::Die => return false,
                     OnStop::Drain | OnStop::Finish => {}
                 }
                 let status = self.status(WorkerState::Draining);
@@ -377,7 +374,7 @@ impl Loop {
 }
 
 /// Writes a window and markers inside it.
-pub fn write_rows(
+pub(crate) fn write_rows(
     writer: &SpoolWriter,
     begin: profiler_core::clock::Instant,
     end: profiler_core::clock::Instant,
@@ -413,21 +410,21 @@ pub fn write_rows(
 }
 
 /// A directory and a controller of its own.
-pub struct Bench {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("traces")
     }
 
     /// A controller that exports nothing and has short deadlines.
-    pub fn builder(&self) -> ControllerBuilder {
+    pub(crate) fn builder(&self) -> ControllerBuilder {
         Controller::builder().root(self.root()).without_exporter().options(|options| {
             options.arm_deadline = Duration::from_secs(1);
             options.answer_deadline = Duration::from_millis(500);
@@ -435,13 +432,13 @@ impl Bench {
         })
     }
 
-    pub fn controller(&self) -> Controller {
+    pub(crate) fn controller(&self) -> Controller {
         self.builder().build().unwrap()
     }
 
     /// A shell script that stands for `omniprof export`; `$output`, `$follow` and `$spool` are
     /// set.
-    pub fn exporter(&self, body: &str) -> PathBuf {
+    pub(crate) fn exporter(&self, body: &str) -> PathBuf {
         let path = self.dir.path().join("omniprof");
         let script = format!(
             "#!/bin/sh\nshift\nspool=$1\nfollow=\nwhile [ $# -gt 0 ]; do case $1 in --output) \
@@ -455,7 +452,7 @@ impl Bench {
 }
 
 /// Joins workers and waits until the controller knows them.
-pub fn join(controller: &Controller, workers: Vec<Behaviour>) -> Vec<FakeWorker> {
+pub(crate) fn join(controller: &Controller, workers: Vec<Behaviour>) -> Vec<FakeWorker> {
     let before = controller.status().workers.len();
     let count = workers.len();
     let dir = controller.socket_dir().unwrap();
@@ -465,7 +462,7 @@ pub fn join(controller: &Controller, workers: Vec<Behaviour>) -> Vec<FakeWorker>
 }
 
 /// Waits until the condition holds.
-pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what} does not come");
