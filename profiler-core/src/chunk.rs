@@ -46,7 +46,7 @@ const DATA_BYTES: usize = CHUNK_BYTES - CHUNK_HEADER_BYTES;
 const ENTRY_HEADER_BYTES: usize = 8;
 const MAX_CHUNKS: usize = MAX_POOL_BYTES / CHUNK_BYTES;
 /// Chunks that stand ready for threads that need one.
-const SPARE_CHUNKS: usize = 32;
+const SPARE_CHUNKS: usize = 64;
 /// Pools that a thread can use in turn without giving up its chunk each time.
 const SLOTS: usize = 4;
 /// Threads are looked for so often, to take over what dead ones held.
@@ -231,10 +231,9 @@ pub fn chunks(limit_bytes: usize) -> (ChunkPool, ChunkCollector) {
         shared,
         chunks: Vec::new(),
         limit: (limit_bytes / CHUNK_BYTES).clamp(1, MAX_CHUNKS),
-        taken_before: 0,
         next_look: Instant::now() + LOOK_FOR_DEAD,
     };
-    collector.prepare();
+    collector.prepare(0);
     (ChunkPool { shared, pool }, collector)
 }
 
@@ -396,8 +395,6 @@ pub struct ChunkCollector {
     shared: &'static Shared,
     chunks: Vec<Owned>,
     limit: usize,
-    /// Chunks that threads took in the time before the last drain.
-    taken_before: usize,
     next_look: Instant,
 }
 
@@ -451,7 +448,7 @@ impl ChunkCollector {
                 self.shared.free.push(owned.chunk).ok();
             }
         }
-        self.prepare();
+        self.prepare(used.len());
     }
 
     /// Entries dropped since the last time, by kind; only kinds that have any.
@@ -474,12 +471,10 @@ impl ChunkCollector {
         self.chunks.len() * CHUNK_BYTES
     }
 
-    /// Sees to it that chunks stand ready: twice as many as threads took since the last time.
-    fn prepare(&mut self) {
+    /// Sees to it that chunks stand ready: twice as many as were in use since the last time.
+    fn prepare(&mut self, used: usize) {
         let ready = self.shared.free.len();
-        let taken = self.chunks.len().saturating_sub(ready);
-        let wanted = SPARE_CHUNKS.max(2 * taken.saturating_sub(self.taken_before));
-        self.taken_before = taken;
+        let wanted = SPARE_CHUNKS.max(2 * used);
         for _ in ready..wanted {
             if self.chunks.len() >= self.limit {
                 return;

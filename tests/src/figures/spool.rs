@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use profiler_core::clock::{ClockSource as _, SystemClock};
@@ -15,6 +15,7 @@ use profiler_core::spool::{
 use profiler_core::synthetic::Launches;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::measure::process_cpu;
 use super::{Bound, Context, FigureEntry, Measured, rss_bytes};
 
 /// Launches in a group, as a driver's buffer holds them.
@@ -83,12 +84,13 @@ impl Prepared {
     }
 }
 
+/// Launches in a second of processor time, which other programs on the machine do not change.
 fn writer_speed(context: &Context) -> anyhow::Result<f64> {
     const LAUNCHES: usize = 10_000_000;
     let prepared = Prepared::new(256);
     let path = context.fresh_dir("spool-writer")?.join("a.spool");
     let pinned = OneCore::pin()?;
-    let begin = Instant::now();
+    let begin = process_cpu();
     let writer = create(&path)?;
     let sink = writer.sink();
     let streams = begin_streams(sink.as_ref(), &prepared.devices);
@@ -102,11 +104,11 @@ fn writer_speed(context: &Context) -> anyhow::Result<f64> {
         sent += calls.len();
     }
     let totals = finish(writer)?;
-    let wall = begin.elapsed();
+    let took = process_cpu() - begin;
     drop(pinned);
     anyhow::ensure!(totals.has_footer, "the spool has no footer");
     std::fs::remove_file(&path)?;
-    Ok(sent as f64 / wall.as_secs_f64())
+    Ok(sent as f64 / took.as_secs_f64())
 }
 
 fn bytes_a_launch(context: &Context) -> anyhow::Result<Measured> {
@@ -139,7 +141,7 @@ fn reader_speed(context: &Context) -> anyhow::Result<Measured> {
     let _pinned = OneCore::pin()?;
     let mut runs = Vec::new();
     for _ in 0..5 {
-        let begin = Instant::now();
+        let begin = process_cpu();
         let mut reader = SpoolReader::open(&path)?;
         let mut block = Block::new();
         let mut rows = 0;
@@ -147,7 +149,7 @@ fn reader_speed(context: &Context) -> anyhow::Result<Measured> {
             rows += block.count();
         }
         anyhow::ensure!(reader.is_closed() && reader.skipped().is_empty(), "not read whole");
-        runs.push(rows as f64 / begin.elapsed().as_secs_f64());
+        runs.push(rows as f64 / (process_cpu() - begin).as_secs_f64());
     }
     Ok(Measured::median_of(&runs))
 }
