@@ -89,9 +89,10 @@ fn origin_of_root(resolved: &Resolved) -> String {
 fn text(document: &Document<'_>, stage: Option<u32>) -> String {
     let mut text = format!("root: {} ({})\n", document.root, document.root_origin);
     let title = stage.map_or_else(|| "all stages".to_owned(), |stage| format!("stage {stage}"));
-    stage_text(&title, &document.all, &mut text);
-    for (stage, document) in &document.stages {
-        stage_text(&format!("stage {stage}"), document, &mut text);
+    stage_text(&title, &document.all, None, &mut text);
+    for (stage, own) in &document.stages {
+        let title = format!("stage {stage}, where it differs");
+        stage_text(&title, own, Some(&document.all), &mut text);
     }
     for name in document.unknown_variables {
         push(&mut text, &format!("\nnote: the variable {name} means nothing to omniprof\n"));
@@ -99,10 +100,19 @@ fn text(document: &Document<'_>, stage: Option<u32>) -> String {
     text
 }
 
-fn stage_text(title: &str, stage: &StageDocument<'_>, text: &mut String) {
+fn stage_text(
+    title: &str,
+    stage: &StageDocument<'_>,
+    all: Option<&StageDocument<'_>>,
+    text: &mut String,
+) {
     push(text, &format!("\n{title}\n"));
+    let known = all.map(|all| effective_values(all.effective)).unwrap_or_default();
     let refusal = |name: &str| stage.refused.iter().find(|refused| refused.field == name);
     for (name, value) in effective_values(stage.effective) {
+        if known.contains(&(name, value.clone())) {
+            continue;
+        }
         let origins: Vec<&str> = stage
             .given
             .iter()

@@ -24,6 +24,7 @@ pub(super) fn run(args: &ServeArgs, out: &Output) -> Result<Exit, CommandError> 
     warn(&resolved);
     let listen = args.listen.as_ref().or(resolved.settings.listen.as_ref());
     let address = parse_address(listen.map_or(DEFAULT_LISTEN, String::as_str))?;
+    let address = with_port(address)?;
     let token_file = args.token_file.as_ref().or(resolved.settings.token_file.as_ref());
     let token = token_file.map(|path| read_token(path)).transpose()?;
     if token.is_none() && !address.ip().is_loopback() {
@@ -79,11 +80,7 @@ fn build(
         max_bytes: resolved.settings.max_root_bytes.unwrap_or(default.max_bytes),
         max_sessions: resolved.settings.max_sessions.unwrap_or(default.max_sessions),
     };
-    let holder = if address.port() == 0 {
-        format!("pid {}", std::process::id())
-    } else {
-        format!("pid {}, http://{address}", std::process::id())
-    };
+    let holder = format!("pid {}, http://{address}", std::process::id());
     let built = Controller::builder()
         .root(resolved.root(args.root.dir.as_deref()))
         .defaults(defaults)
@@ -98,6 +95,17 @@ fn build(
         BuildError::Listen { .. } => CommandError::new(Exit::Conflict, error),
         _ => CommandError::new(Exit::Failed, error),
     })
+}
+
+/// The address with a port that is free, where none was named: the root's claim tells it.
+fn with_port(address: SocketAddr) -> Result<SocketAddr, CommandError> {
+    if address.port() != 0 {
+        return Ok(address);
+    }
+    let free = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.local_addr())
+        .with_context(|| format!("cannot listen on {address}"))?;
+    Ok(free)
 }
 
 /// What is not applied is said where the server's log is read.

@@ -12,15 +12,12 @@ const PREFIX: &str = "OMNIPROF_";
 pub(crate) const OTHER_VARIABLES: &[(&str, &str)] = &[
     ("OMNIPROF_CONFIG", "the TOML file, as `--config`"),
     ("OMNIPROF_DEPLOY_CONFIG", "the deploy YAML, as `--deploy-config`"),
+    ("OMNIPROF_LISTEN", "the address that a server listens at, as `--listen`"),
     ("OMNIPROF_SERVER", "the server's address, as `--server`"),
     ("OMNIPROF_TOKEN_FILE", "the file that holds the server's token, as `--token-file`"),
     ("OMNIPROF_SOCKET", "the directory of the socket by which workers meet their controller"),
     ("OMNIPROF_BIN_DIR", "the directory of the `omniprof` program that exports"),
     ("OMNIPROF_LOG", "what the command logs to standard error (`warn`, `info`, `debug`)"),
-    ("OMNIPROF_STAGE", "the stage of a worker"),
-    ("OMNIPROF_ROLE", "the role of a worker"),
-    ("OMNIPROF_REPLICA", "the replica of a worker"),
-    ("OMNIPROF_RANK", "the rank of a worker"),
 ];
 
 /// Adds a layer for each variable that names a field; returns the variables of ours that mean
