@@ -227,11 +227,20 @@ def duckdb_and_pandas_read_the_parquet(demo, synthetic):
         folder = export(spools, WORK / f"{what}.parquet", "parquet")
         for kind, count in rows.items():
             (table,) = [t for t in folder.iterdir() if t.name.split(".")[0] == kind]
-            found = duckdb.sql(f"select count(*) from '{table}'").fetchone()[0]
+            found = duckdb.sql(f"select count(*) from '{table}'").fetchall()[0][0]
             equal(f"{what}, {kind} in DuckDB", found, count)
             equal(f"{what}, {kind} in pandas", len(pandas.read_parquet(table)), count)
-    spans = pandas.read_parquet(next(t for t in (WORK / "demo.parquet").iterdir() if t.name.split(".")[0] == "span"))
-    print(f"   columns of span: {', '.join(spans.columns)}")
+
+
+def sampled_ns(demo):
+    """The time that all samples stand for, by the Parquet table."""
+    import duckdb
+
+    folder = WORK / "samples.parquet"
+    if not folder.exists():
+        export(demo.spools, folder, "parquet")
+    (table,) = [t for t in folder.iterdir() if t.name.split(".")[0] == "sample"]
+    return int(duckdb.sql(f"select sum(weight_ns) from '{table}'").fetchall()[0][0])
 
 
 def speedscope_validates(demo, synthetic):
@@ -247,8 +256,9 @@ def speedscope_validates(demo, synthetic):
     path = export(demo.spools, WORK / "demo.speedscope.json", "speedscope")
     profile = json.loads(path.read_text())
     jsonschema.validate(profile, schema)
-    samples = sum(len(p["samples"]) for p in profile["profiles"])
-    equal("samples", samples, demo.rows("sample"))
+    # Equal stacks in a row are one sample of their common weight.
+    weight = sum(sum(thread["weights"]) for thread in profile["profiles"])
+    equal("time in samples, ns", weight, sampled_ns(demo))
 
 
 def folded_stacks_add_up(demo, synthetic):
@@ -256,6 +266,10 @@ def folded_stacks_add_up(demo, synthetic):
     weights = [int(line.rsplit(" ", 1)[1]) for line in path.read_text().splitlines()]
     if not weights or min(weights) <= 0:
         raise AssertionError(f"{len(weights)} stacks")
+    # Each line is rounded down to a microsecond.
+    lost_ns = sampled_ns(demo) - sum(weights) * 1000
+    if not 0 <= lost_ns < 1000 * len(weights):
+        raise AssertionError(f"{lost_ns} ns of {sampled_ns(demo)} are missing")
     print(f"   stacks: {len(weights)}")
 
 

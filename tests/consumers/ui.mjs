@@ -71,9 +71,23 @@ try {
     };
   });
   // The workers' own tracks in view, as a person would open them.
-  await page.evaluate(() => {
-    globalThis.app.commands.runCommand('dev.perfetto.ToggleLeftSidebar');
-    globalThis.app.commands.runCommand('dev.perfetto.ExpandTracksByRegex', '^stage ');
+  const [hide, expand] = ['dev.perfetto.ToggleLeftSidebar', 'dev.perfetto.ExpandTracksByRegex'];
+  await page.waitForFunction(
+    (...wanted) => wanted.every((id) => globalThis.app.commands.commands.some((c) => c.id === id)),
+    { timeout: 60_000 },
+    hide,
+    expand,
+  );
+  await page.evaluate(
+    (hide, expand) => {
+      globalThis.app.commands.runCommand(hide);
+      globalThis.app.commands.runCommand(expand, '^stage ');
+    },
+    hide,
+    expand,
+  );
+  await page.waitForFunction(() => !document.body.innerText.includes('Computing graph'), {
+    timeout: 60_000,
   });
   // Tracks are drawn as their queries are answered; nothing tells when all are.
   await new Promise((resolve) => setTimeout(resolve, 5_000));

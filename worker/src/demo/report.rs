@@ -84,9 +84,14 @@ pub(super) fn print(
         let mut options = TextOptions::default();
         options.rows = SUMMARY_ROWS;
         options.name_width = NAME_WIDTH;
-        let mut out = format!("\n{}\n{}\n", manifest::table(manifest), text(&summary, options));
+        let top = top_of(summary.clone());
+        let mut out = format!("\n{}\n{}\n", manifest::table(manifest), text(&top, options));
         match &open {
-            Some(path) => out.push_str(&format!("Open {} in {UI}\n", path.display())),
+            Some(path) => out.push_str(&format!(
+                "`omniprof summary {}` shows more.\nOpen {} in {UI}\n",
+                directory.display(),
+                path.display()
+            )),
             None => out.push_str("No trace was written; the table above says why.\n"),
         }
         say(&out)?;
@@ -129,6 +134,15 @@ fn sum_up(directory: &Path, manifest: &Manifest) -> anyhow::Result<Summary> {
     }
     let mut capture = Capture::open(spools, CaptureOptions::default())?;
     summarize(&mut capture, SummaryOptions::default()).context("the spools cannot be summed up")
+}
+
+/// What shows most at a glance: spans and functions. `omniprof summary` shows the rest.
+fn top_of(mut summary: Summary) -> Summary {
+    for stage in &mut summary.stages {
+        stage.tables.counters.clear();
+        stage.tables.steps.clear();
+    }
+    summary
 }
 
 /// The merged trace, or the first worker's where nothing was merged.
