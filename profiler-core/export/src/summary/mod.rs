@@ -10,6 +10,7 @@ mod by_name;
 mod coverage;
 mod distribution;
 mod model;
+mod nesting;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -9,16 +9,12 @@ use profiler_core::record::{
 };
 use profiler_core::sink::StreamId;
 
-use super::by_name::ByName;
+use super::by_name::{ByName, Sums};
 use super::coverage::Coverage;
 use super::distribution::Distribution;
+use super::nesting::{ByDepth, ById};
 use crate::stacks::Weight;
 
-/// The most spans whose enclosing span is awaited; it is written after those it encloses.
-const MAX_WAITING_SPANS: usize = 1 << 16;
-/// The most threads whose operators' nesting is followed, and how deep.
-const MAX_THREADS: usize = 1 << 14;
-const MAX_DEPTH: usize = 1 << 10;
 /// The most counters, devices and allocators that are kept apart.
 const MAX_KEYS: usize = 1 << 12;
 /// The most texts of shapes.
@@ -47,11 +43,8 @@ pub(super) struct WorkerSums {
     pub(super) outermost_spans: u64,
     pub(super) outermost_operators: u64,
     last_step: Option<u64>,
-    /// The time of the children of a span that is not yet written, by stream and span.
-    children: HashMap<(StreamId, u64), u64>,
-    /// The time of the operators of a depth, by stream and thread, since the last that encloses
-    /// them was written.
-    nesting: HashMap<(StreamId, u32), Vec<u64>>,
+    span_nesting: ById<(StreamId, u64), StringId>,
+    operator_nesting: ByDepth<(StreamId, u32), (StringId, Option<u32>)>,
 }
 
 /// What a copy or memset is counted as.
@@ -163,19 +156,19 @@ impl Shapes {
 impl WorkerSums {
     pub(super) fn span(&mut self, stream: StreamId, row: &Span, buckets: &mut usize) {
         let time = row.end.saturating_sub(row.start);
-        let inside = self.children.remove(&(stream, row.id)).unwrap_or(0);
+        let parent = (row.parent != 0).then_some((stream, row.parent));
+        let share = self.span_nesting.add((stream, row.id), parent, row.name, time);
         let sums = self.spans.of(row.name, buckets);
-        sums.own = sums.own.saturating_add(time.saturating_sub(inside));
+        sums.own = sums.own.saturating_add(share.own);
         sums.unfinished += u64::from(row.flags & flag::UNFINISHED != 0);
         *buckets += sums.times.add(time);
-        if row.parent == 0 {
+        if let Some((name, time)) = share.taken {
+            let sums = self.spans.of(name, buckets);
+            sums.own = sums.own.saturating_sub(time);
+        }
+        if parent.is_none() {
             self.outermost_spans += 1;
             self.span_coverage.add(row.start, row.end);
-        } else if self.children.len() < MAX_WAITING_SPANS
-            || self.children.contains_key(&(stream, row.parent))
-        {
-            let inside = self.children.entry((stream, row.parent)).or_default();
-            *inside = inside.saturating_add(time);
         }
     }
 
@@ -188,45 +181,34 @@ impl WorkerSums {
         buckets: &mut usize,
     ) {
         let time = row.end.saturating_sub(row.start);
-        let own = time.saturating_sub(self.take_nested(stream, row, time));
+        let shape = match row.shapes.text(heap) {
+            Some(text) if !text.is_empty() => Some(shapes.intern(&text)),
+            _ => None,
+        };
+        let (thread, name) = ((stream, row.thread), (row.name, shape));
+        let share = self.operator_nesting.add(thread, row.depth, name, row.start, row.end);
         let unfinished = u64::from(row.flags & flag::UNFINISHED != 0);
-        let sums = self.operators.of(row.name, buckets);
-        sums.own = sums.own.saturating_add(own);
-        sums.unfinished += unfinished;
-        *buckets += sums.times.add(time);
-        if row.shapes.len > 0
-            && let Some(text) = row.shapes.text(heap)
-        {
-            let sums = self.operators_by_shape.of((row.name, shapes.intern(&text)), buckets);
-            sums.own = sums.own.saturating_add(own);
+        let count = |sums: &mut Sums| {
+            sums.own = sums.own.saturating_add(share.own);
             sums.unfinished += unfinished;
-            *buckets += sums.times.add(time);
+            sums.times.add(time)
+        };
+        *buckets += count(self.operators.of(row.name, buckets));
+        if let Some(shape) = shape {
+            *buckets += count(self.operators_by_shape.of((row.name, shape), buckets));
+        }
+        if let Some(((name, shape), time)) = share.taken {
+            let sums = self.operators.of(name, buckets);
+            sums.own = sums.own.saturating_sub(time);
+            if let Some(shape) = shape {
+                let sums = self.operators_by_shape.of((name, shape), buckets);
+                sums.own = sums.own.saturating_sub(time);
+            }
         }
         if row.depth == 0 {
             self.outermost_operators += 1;
             self.operator_coverage.add(row.start, row.end);
         }
-    }
-
-    /// The time of the operators that this one encloses. They were written before it.
-    fn take_nested(&mut self, stream: StreamId, row: &Operator, time: u64) -> u64 {
-        let depth = usize::from(row.depth);
-        let key = (stream, row.thread);
-        if depth >= MAX_DEPTH
-            || (self.nesting.len() >= MAX_THREADS && !self.nesting.contains_key(&key))
-        {
-            return 0;
-        }
-        let by_depth = self.nesting.entry(key).or_default();
-        if by_depth.len() <= depth + 1 {
-            by_depth.resize(depth + 2, 0);
-        }
-        let inside = std::mem::take(&mut by_depth[depth + 1]);
-        by_depth[depth] = by_depth[depth].saturating_add(time);
-        if depth == 0 {
-            by_depth[0] = 0;
-        }
-        inside
     }
 
     pub(super) fn kernel(&mut self, row: &Kernel, buckets: &mut usize) {
