@@ -1,0 +1,170 @@
+//! The driver, as far as the workload calls it.
+
+#![expect(unsafe_code, reason = "calls the CUDA driver")]
+
+use std::ffi::{CStr, c_uint, c_void};
+use std::ptr::null_mut;
+
+use anyhow::ensure;
+use cudarc::driver::sys;
+
+/// Two kernels: one that does nothing, one that counts to a number. As text, so that the driver
+/// compiles them for the device that it finds.
+const PTX: &CStr = c"
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry empty() { ret; }
+.visible .entry spin(.param .u64 turns) {
+  .reg .u64 %n<3>;
+  .reg .pred %p;
+  ld.param.u64 %n1, [turns];
+  mov.u64 %n2, 0;
+again:
+  add.u64 %n2, %n2, 1;
+  setp.lt.u64 %p, %n2, %n1;
+  @%p bra again;
+  ret;
+}
+";
+
+/// A device with its primary context and the kernels.
+#[derive(Clone, Copy)]
+pub(crate) struct Device {
+    context: sys::CUcontext,
+    empty: sys::CUfunction,
+    spin: sys::CUfunction,
+}
+
+// SAFETY: the driver's handles may be used from any thread that sets the context.
+unsafe impl Send for Device {}
+// SAFETY: as above; the struct is never changed.
+unsafe impl Sync for Device {}
+
+/// A stream of the thread that made it.
+pub(crate) struct Stream(sys::CUstream);
+
+/// A graph, ready to launch.
+pub(crate) struct Graph(sys::CUgraphExec);
+
+fn check(what: &str, result: sys::CUresult) -> anyhow::Result<()> {
+    ensure!(result == sys::CUresult::CUDA_SUCCESS, "{what}: {result:?}");
+    Ok(())
+}
+
+impl Device {
+    /// The first device, or the reason why there is none.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        // SAFETY: looks for the library, calls nothing.
+        let present = unsafe { sys::is_culib_present() };
+        ensure!(present, "no CUDA driver (libcuda.so) on this machine");
+        // SAFETY: the first call of the driver; the flags are 0 as they must be.
+        check("cuInit", unsafe { sys::cuInit(0) })?;
+        let mut device = 0;
+        // SAFETY: stores the number of the first device.
+        check("cuDeviceGet", unsafe { sys::cuDeviceGet(&raw mut device, 0) })?;
+        let mut context = null_mut();
+        // SAFETY: the device was just given.
+        check("cuDevicePrimaryCtxRetain", unsafe {
+            sys::cuDevicePrimaryCtxRetain(&raw mut context, device)
+        })?;
+        let mut this = Self { context, empty: null_mut(), spin: null_mut() };
+        this.enter()?;
+        let mut module = null_mut();
+        // SAFETY: the text ends in a NUL, as PTX must.
+        check("cuModuleLoadData", unsafe {
+            sys::cuModuleLoadData(&raw mut module, PTX.as_ptr().cast::<c_void>())
+        })?;
+        for (name, function) in [(c"empty", &mut this.empty), (c"spin", &mut this.spin)] {
+            // SAFETY: the module was just loaded; the name is a C string.
+            check("cuModuleGetFunction", unsafe {
+                sys::cuModuleGetFunction(function, module, name.as_ptr())
+            })?;
+        }
+        Ok(this)
+    }
+
+    /// Makes the context that of the calling thread.
+    pub(crate) fn enter(&self) -> anyhow::Result<()> {
+        // SAFETY: the context is retained for the process's life.
+        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
+    }
+
+    /// A stream that does not wait for the default one.
+    pub(crate) fn stream(&self) -> anyhow::Result<Stream> {
+        let mut stream = null_mut();
+        // SAFETY: the calling thread has entered the context.
+        check("cuStreamCreate", unsafe { sys::cuStreamCreate(&raw mut stream, 1) })?;
+        Ok(Stream(stream))
+    }
+
+    /// Launches the kernel that does nothing.
+    pub(crate) fn launch(&self, stream: &Stream) -> anyhow::Result<()> {
+        self.call(self.empty, stream, null_mut())
+    }
+
+    /// Launches a kernel that counts to `turns`.
+    pub(crate) fn spin(&self, stream: &Stream, mut turns: u64) -> anyhow::Result<()> {
+        let mut arguments = [(&raw mut turns).cast::<c_void>()];
+        self.call(self.spin, stream, arguments.as_mut_ptr())
+    }
+
+    fn call(
+        &self,
+        function: sys::CUfunction,
+        stream: &Stream,
+        arguments: *mut *mut c_void,
+    ) -> anyhow::Result<()> {
+        const THREADS: c_uint = 32;
+        // SAFETY: the function takes these arguments, which the driver copies before it returns.
+        let result = unsafe {
+            sys::cuLaunchKernel(
+                function,
+                1,
+                1,
+                1,
+                THREADS,
+                1,
+                1,
+                0,
+                stream.0,
+                arguments,
+                null_mut(),
+            )
+        };
+        check("cuLaunchKernel", result)
+    }
+
+    /// A graph of `nodes` kernels that do nothing, one after the other.
+    pub(crate) fn graph(&self, stream: &Stream, nodes: u64) -> anyhow::Result<Graph> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is not capturing.
+        check("cuStreamBeginCapture", unsafe { sys::cuStreamBeginCapture_v2(stream.0, mode) })?;
+        for _ in 0..nodes {
+            self.launch(stream)?;
+        }
+        let mut graph = null_mut();
+        // SAFETY: the stream captures since the call above.
+        check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(stream.0, &raw mut graph) })?;
+        let mut exec = null_mut();
+        // SAFETY: the graph was just captured.
+        check("cuGraphInstantiate", unsafe {
+            sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0)
+        })?;
+        Ok(Graph(exec))
+    }
+}
+
+impl Stream {
+    /// Waits until all that was put on the stream is done.
+    pub(crate) fn wait(&self) -> anyhow::Result<()> {
+        // SAFETY: the stream lives as long as the context.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.0) })
+    }
+
+    /// Launches a graph.
+    pub(crate) fn replay(&self, graph: &Graph) -> anyhow::Result<()> {
+        // SAFETY: the graph was instantiated and is not destroyed.
+        check("cuGraphLaunch", unsafe { sys::cuGraphLaunch(graph.0, self.0) })
+    }
+}
