@@ -249,10 +249,10 @@ impl SpoolReader {
                 Next::Nothing => return Ok(false),
                 Next::Control => {}
                 Next::Rows(header) => {
-                    if self.is_wanted(&header)
-                        && wanted(&BlockInfo::of(&header))
-                        && self.take_rows(&header, block)?
-                    {
+                    let is_wanted = self.is_wanted(&header) && wanted(&BlockInfo::of(&header));
+                    // What follows is likely to be of the same use.
+                    self.window.skim(!is_wanted);
+                    if is_wanted && self.take_rows(&header, block)? {
                         return Ok(true);
                     }
                 }
@@ -283,6 +283,7 @@ impl SpoolReader {
     ///
     /// As [`SpoolReader::next_block`].
     pub fn skim(&mut self) -> Result<Option<BlockInfo>, SpoolReadError> {
+        self.window.skim(true);
         loop {
             match self.advance()? {
                 Next::Nothing => return Ok(None),
@@ -371,6 +372,7 @@ impl SpoolReader {
     /// As [`SpoolReader::next_block`].
     pub fn segments(&self) -> Result<Vec<Segment>, SpoolReadError> {
         let mut reader = Self::from_file(self.clone_file()?)?;
+        reader.window.skim(true);
         let mut segments: Vec<Segment> = Vec::new();
         let mut found = Vec::new();
         while let Some(header) = reader.next_header()? {

@@ -5,19 +5,22 @@ use std::os::unix::fs::FileExt as _;
 
 use crate::spool::error::SpoolReadError;
 
-/// So much is read in one go.
+/// So much is read in one go where everything is wanted.
 const READ_BYTES: usize = 1 << 20;
+/// So much is read in one go where most is passed over.
+const SKIM_BYTES: usize = 4 << 10;
 
 /// A part of a file in memory.
 pub(super) struct FileWindow {
     file: File,
     begin: u64,
     bytes: Vec<u8>,
+    read_bytes: usize,
 }
 
 impl FileWindow {
     pub(super) fn new(file: File) -> Self {
-        Self { file, begin: 0, bytes: Vec::new() }
+        Self { file, begin: 0, bytes: Vec::new(), read_bytes: READ_BYTES }
     }
 
     pub(super) fn file(&self) -> &File {
@@ -32,6 +35,11 @@ impl FileWindow {
             source,
         })?;
         Ok(metadata.len())
+    }
+
+    /// Reads ahead little, as it fits one who passes over most of the file, or much.
+    pub(super) fn skim(&mut self, skim: bool) {
+        self.read_bytes = if skim { SKIM_BYTES } else { READ_BYTES };
     }
 
     /// Forgets what was read: the file may have become another.
@@ -62,7 +70,7 @@ impl FileWindow {
     fn refill(&mut self, offset: u64, held: usize, len: usize) -> Result<(), SpoolReadError> {
         self.bytes.drain(..self.bytes.len() - held);
         self.begin = offset;
-        let wanted = len.max(READ_BYTES);
+        let wanted = len.max(self.read_bytes);
         self.bytes.resize(wanted, 0);
         let mut filled = held;
         while filled < wanted {

@@ -37,7 +37,7 @@ pub struct SpoolOptions {
     pub max_bytes: u64,
     /// The share of the file system that stays free, in percent.
     pub min_free_percent: u32,
-    /// Bytes that may wait for the writer.
+    /// Bytes that may wait for the writer. A single group that is longer is always refused.
     pub queue_bytes: usize,
     /// Rows of a block.
     pub block_rows: usize,

@@ -1,0 +1,196 @@
+//! The conformance bodies fail on backends that break the contract.
+#![cfg(feature = "conformance")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use profiler_core::backend::{
+    BackendId, ProfileSession, ProfilerBackend, SessionConfig, SessionSummary,
+};
+use profiler_core::clock::{ClockDomain, ClockSource};
+use profiler_core::conformance::{self, Fixture};
+use profiler_core::error::BackendError;
+use profiler_core::probe::ProbeReport;
+use profiler_core::record::{
+    HeapRef, LossCause, Marker, RecordKind, Row as _, StringDef, StringId,
+};
+use profiler_core::sink::{Batch, Emit, Loss, RecordSink, StreamId, StreamInfo};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    TakesASecondStart,
+    StopsBeforeStart,
+    WritesAfterStop,
+    ForgetsDefinitions,
+    CountsWhatTheSinkCounts,
+    StampsRealtime,
+    RecordsFromBeforeTheStart,
+    HandsOverNothing,
+    RefusesASecondSessionWithoutReason,
+}
+
+struct Broken(Fault);
+
+impl Fixture for Broken {
+    fn backend(&self) -> Arc<dyn ProfilerBackend> {
+        Arc::new(BrokenBackend(self.0))
+    }
+
+    fn work(&self) {}
+
+    fn expected(&self) -> Vec<RecordKind> {
+        vec![Marker::KIND]
+    }
+}
+
+struct BrokenBackend(Fault);
+
+static SESSIONS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+impl ProfilerBackend for BrokenBackend {
+    fn id(&self) -> BackendId {
+        BackendId::parse("broken").expect("an id")
+    }
+
+    fn probe(&self) -> ProbeReport {
+        ProbeReport::available(Vec::new())
+    }
+
+    fn open(
+        &self,
+        _config: &SessionConfig,
+        sink: Arc<dyn RecordSink>,
+        clock: Arc<dyn ClockSource>,
+    ) -> Result<Box<dyn ProfileSession>, BackendError> {
+        let open = SESSIONS.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if self.0 == Fault::RefusesASecondSessionWithoutReason && open > 0 {
+            SESSIONS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+            return Err(BackendError::NotStarted);
+        }
+        let stream = sink.open_stream(StreamInfo {
+            producer: "broken".to_owned(),
+            thread: 0,
+            clock: ClockDomain::Monotonic,
+        });
+        let opened = clock.monotonic_ns();
+        Ok(Box::new(Session { fault: self.0, sink, clock, stream, opened, state: 0, sent: false }))
+    }
+}
+
+struct Session {
+    fault: Fault,
+    sink: Arc<dyn RecordSink>,
+    clock: Arc<dyn ClockSource>,
+    stream: StreamId,
+    opened: u64,
+    state: u8,
+    sent: bool,
+}
+
+impl Session {
+    fn write(&mut self) {
+        if self.fault == Fault::HandsOverNothing {
+            return;
+        }
+        let mut heap = Vec::new();
+        let text = HeapRef::push(&mut heap, b"name");
+        let names = [StringDef { text, id: StringId(1), reserved: 0 }];
+        let time = match self.fault {
+            Fault::StampsRealtime => self.clock.realtime_ns(),
+            Fault::RecordsFromBeforeTheStart => self.opened,
+            _ => self.clock.monotonic_ns(),
+        };
+        let rows = [Marker { time, name: StringId(1), ..Marker::default() }];
+        let rows = Batch::new(self.stream, &rows);
+        let emit = match self.sent {
+            true => self.sink.emit(&[rows]),
+            false => self.sink.emit(&[Batch::with_heap(self.stream, &names, &heap), rows]),
+        };
+        self.sent |= emit == Emit::Accepted || self.fault == Fault::ForgetsDefinitions;
+        if emit == Emit::Full && self.fault == Fault::CountsWhatTheSinkCounts {
+            self.sink.loss(Loss {
+                stream: Some(self.stream),
+                kind: Some(Marker::KIND),
+                count: 1,
+                from: 0,
+                to: 0,
+                cause: LossCause::SinkFull,
+            });
+        }
+    }
+}
+
+impl ProfileSession for Session {
+    fn start(&mut self) -> Result<(), BackendError> {
+        if self.state != 0 && self.fault != Fault::TakesASecondStart {
+            return Err(BackendError::AlreadyStarted);
+        }
+        self.state = 1;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        if self.state != 1 {
+            return Err(BackendError::NotStarted);
+        }
+        self.write();
+        Ok(())
+    }
+
+    fn stop(&mut self, _drain: Duration) -> Result<SessionSummary, BackendError> {
+        if self.state != 1 && self.fault != Fault::StopsBeforeStart {
+            return Err(BackendError::NotStarted);
+        }
+        self.state = 2;
+        Ok(SessionSummary::default())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        SESSIONS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        if self.fault == Fault::WritesAfterStop && self.state == 2 {
+            self.write();
+        }
+    }
+}
+
+fn caught(fault: Fault, body: fn(&dyn Fixture)) -> bool {
+    catch_unwind(AssertUnwindSafe(|| body(&Broken(fault)))).is_err()
+}
+
+/// One test: the bodies share the count of sessions, and panics of many threads are hard to read.
+#[test]
+fn each_fault_is_caught_by_its_body() {
+    use conformance as c;
+    let bodies: [fn(&dyn Fixture); 12] = [
+        |f| c::hundred_cycles(f),
+        |f| c::double_start_is_refused(f),
+        |f| c::stop_before_the_first_record(f),
+        |f| c::drop_without_stop_stops(f),
+        |f| c::no_rows_after_stop(f),
+        |f| c::nothing_from_before_start(f),
+        |f| c::two_sessions_at_once(f),
+        |f| c::a_full_sink_is_counted_exactly(f),
+        |f| c::a_closed_sink_ends_production(f),
+        |f| c::a_flush_is_visible_within_a_second(f),
+        |f| c::a_panicking_sink_harms_nobody(f),
+        |f| c::realtime_steps_do_not_show(f),
+    ];
+    for (index, body) in bodies.into_iter().enumerate() {
+        assert!(!caught(Fault::None, body), "body {index} fails on a sound backend");
+    }
+    assert!(caught(Fault::TakesASecondStart, |f| c::double_start_is_refused(f)));
+    assert!(caught(Fault::StopsBeforeStart, |f| c::stop_before_the_first_record(f)));
+    assert!(caught(Fault::WritesAfterStop, |f| c::hundred_cycles(f)));
+    assert!(caught(Fault::WritesAfterStop, |f| c::no_rows_after_stop(f)));
+    assert!(caught(Fault::ForgetsDefinitions, |f| c::a_full_sink_is_counted_exactly(f)));
+    assert!(caught(Fault::CountsWhatTheSinkCounts, |f| c::a_full_sink_is_counted_exactly(f)));
+    assert!(caught(Fault::StampsRealtime, |f| c::realtime_steps_do_not_show(f)));
+    assert!(caught(Fault::RecordsFromBeforeTheStart, |f| c::nothing_from_before_start(f)));
+    assert!(caught(Fault::HandsOverNothing, |f| c::a_flush_is_visible_within_a_second(f)));
+    let second = Fault::RefusesASecondSessionWithoutReason;
+    assert!(caught(second, |f| c::two_sessions_at_once(f)));
+}
