@@ -1,5 +1,7 @@
 //! The command line where no server is needed: exit codes, errors, configuration, retention.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod cli_support;
 
 use cli_support::{Place, Serving};

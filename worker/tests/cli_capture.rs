@@ -2,6 +2,8 @@
 //!
 //! One test, for a process is entered by one agent.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod cli_support;
 
 use std::path::PathBuf;

@@ -358,6 +358,9 @@ pub(crate) struct ConfigCommandArgs {
     /// Print what every field means, instead of what holds.
     #[arg(long)]
     pub(crate) fields: bool,
+    /// Print the variables that are no fields.
+    #[arg(long, conflicts_with = "fields")]
+    pub(crate) variables: bool,
     #[command(flatten)]
     pub(crate) root: RootArgs,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use profiler_core::config::{
 use serde::Serialize;
 
 use crate::cli::{CommandError, ConfigCommandArgs, Exit, Output};
-use crate::config::{Origin, Resolved, ResolvedStage};
+use crate::config::{OTHER_VARIABLES, Origin, Resolved, ResolvedStage};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -36,6 +36,9 @@ struct Given<'a> {
 pub(super) fn run(args: &ConfigCommandArgs, out: &Output) -> Result<Exit, CommandError> {
     if args.fields {
         return fields(args.json, out);
+    }
+    if args.variables {
+        return variables(args.json, out);
     }
     let resolved = args.config.load()?;
     let root = resolved.root(args.root.dir.as_deref()).display().to_string();
@@ -280,6 +283,17 @@ fn fields(json: bool, out: &Output) -> Result<Exit, CommandError> {
         }
     }
     out.text(&text)?;
+    Ok(Exit::Done)
+}
+
+fn variables(json: bool, out: &Output) -> Result<Exit, CommandError> {
+    if json {
+        out.json(&OTHER_VARIABLES)?;
+        return Ok(Exit::Done);
+    }
+    for (name, meaning) in OTHER_VARIABLES {
+        out.line(&format!("{name}: {meaning}"))?;
+    }
     Ok(Exit::Done)
 }
 

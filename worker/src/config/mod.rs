@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
+pub(crate) use environment::OTHER_VARIABLES;
 pub(crate) use error::ConfigLoadError;
 pub(crate) use layer::{Layer, Origin, Scope};
 pub(crate) use resolved::{DEFAULT_ROOT, Resolved, ResolvedStage};
