@@ -249,8 +249,11 @@ fn key_of(kind: RecordKind, row: &[u8], heap: &[u8]) -> Vec<u8> {
             let at = std::mem::offset_of!(ClockTuple, driver_stream);
             row[at..at + 4].to_vec()
         }
-        // Windows are few and each edge counts.
-        Window::KIND => row.to_vec(),
+        // Each edge of each window; of those that only say "still open" the last.
+        Window::KIND => {
+            let at = std::mem::offset_of!(Window, window);
+            row[at..at + 8].to_vec()
+        }
         Module::KIND => {
             let mut key =
                 u64_of(row, std::mem::offset_of!(Module, start_address)).to_le_bytes().to_vec();
