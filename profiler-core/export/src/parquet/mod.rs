@@ -25,7 +25,9 @@ mod rows;
 mod table;
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
@@ -73,7 +75,7 @@ impl ParquetWriter {
     ///
     /// The directory exists or cannot be made.
     pub fn create(directory: &Path, symbols: SymbolizerOptions) -> io::Result<Self> {
-        std::fs::create_dir(directory)?;
+        DirBuilder::new().mode(0o700).create(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             symbols,

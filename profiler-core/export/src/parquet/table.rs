@@ -1,6 +1,7 @@
 //! One Parquet file: columns are gathered in memory and written a row group at a time.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ impl TableWriter {
             }
         }
         let schema = Type::group_type_builder(name).with_fields(fields).build()?;
-        let file = File::options().write(true).create_new(true).open(path)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
         let writer =
             SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties.build()))?;
         let values = columns.iter().map(|column| Values::new(column.kind)).collect();

@@ -1,6 +1,8 @@
 //! Tables as CSV (RFC 4180, with line feeds), for all workers in one file a table.
 
-use std::io;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::grid::{Grid, grids};
@@ -89,11 +91,13 @@ pub fn csv_files(summary: &Summary) -> Vec<CsvFile> {
 ///
 /// The directory exists, or something cannot be written.
 pub fn write_csv(directory: &Path, summary: &Summary) -> io::Result<u64> {
-    std::fs::create_dir(directory)?;
+    DirBuilder::new().mode(0o700).create(directory)?;
     let ops = CsvFile { name: "ops", text: ops_csv(summary) };
     let mut bytes = 0;
     for file in csv_files(summary).into_iter().chain([ops]) {
-        std::fs::write(directory.join(format!("{}.csv", file.name)), &file.text)?;
+        let path = directory.join(format!("{}.csv", file.name));
+        let mut out = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        out.write_all(file.text.as_bytes())?;
         bytes += file.text.len() as u64;
     }
     Ok(bytes)
