@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Something that takes a while: sorts numbers and hashes the result.
 fn work(batch: u64) -> u64 {
     let _span = profiler_agent::span("batch").enter();
-    let mut state = batch | 1;
+    let mut state = batch * 2 + 1;
     let mut numbers: Vec<u64> = (0..200_000)
         .map(|_| {
             state ^= state << 13;

@@ -33,6 +33,8 @@ fn try_run(
     let mut command = Command::new(program);
     command
         .args(task.arguments())
+        // What it says goes into a manifest.
+        .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -49,7 +51,7 @@ fn try_run(
         .spawn(move || errors.map(tail).unwrap_or_default())?;
     let output = child.stdout.take().map(tail).unwrap_or_default();
     let status = child.wait()?;
-    let errors = errors.join().unwrap_or_default();
+    let errors = without_backtrace(&errors.join().unwrap_or_default());
     if !status.success() {
         let errors = errors.trim();
         let message = if errors.is_empty() {
@@ -60,6 +62,12 @@ fn try_run(
         return Ok(ExportEnd::Failed(WorkerError::new("export_failed", message)));
     }
     Ok(ExportEnd::Done(report(&output)))
+}
+
+/// What a person can use of what a child said: a panic's frames say nothing here.
+fn without_backtrace(text: &str) -> String {
+    let end = text.find("stack backtrace:").unwrap_or(text.len());
+    text[..end].trim().to_owned()
 }
 
 /// The last line that is a report; a child without one is believed for its exit status.
