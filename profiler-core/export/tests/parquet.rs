@@ -1,5 +1,7 @@
 //! Parquet files, read again.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;

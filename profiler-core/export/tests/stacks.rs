@@ -1,5 +1,7 @@
 //! Sampled stacks as folded stacks and for speedscope.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use profiler_core::record::*;
 use profiler_export::folded::FoldedWriter;
 use profiler_export::speedscope::{MAX_TIMED_SAMPLES, SpeedscopeWriter};

@@ -1,5 +1,7 @@
 //! Summaries of captures whose sums are known.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use profiler_core::record::*;
 use profiler_export::summary::{OTHER, Summary, SummaryOptions, summarize};
 use profiler_export::tables::{TextOptions, csv_files, ops_csv, ops_text, text, write_csv};

@@ -1,5 +1,7 @@
 //! Names of addresses of this very process.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
