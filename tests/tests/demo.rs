@@ -170,7 +170,7 @@ fn served_it_answers_to_http_and_ends_in_order_on_ctrl_c() {
     let workers = manifest["workers"].as_array().unwrap();
     assert_eq!(workers.len(), 2, "{manifest}");
     for worker in workers {
-        assert_eq!(worker["stopped_by"], "max_steps", "{worker}");
+        assert_eq!(worker["stopped_by"], "schedule", "{worker}");
     }
 
     let stages = demo.stages();

@@ -86,8 +86,11 @@ const SERVE_PORT: u16 = 8790;
 /// The most requests that are on their way at once where they come without an end.
 const MOST_OPEN: usize = 4;
 
-/// How long the requests of the demo may take. A debug build on a busy machine needs a while.
-const REQUESTS_DEADLINE: Duration = Duration::from_secs(240);
+/// The most requests that wait for the thinker where their number is known.
+const MOST_WAITING: usize = 16;
+
+/// How long the next result may take. A debug build on a busy machine needs a while.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs the demo.
 ///
@@ -166,6 +169,10 @@ fn work(pipeline: &mut Pipeline, args: &DemoArgs, interrupt: &Interrupt) -> anyh
     }
     let bar = report::bar(args, u64::from(args.requests));
     for request in 0..args.requests {
+        // Requests wait here and not in a full socket, where an interrupt would not be seen.
+        while pipeline.open_requests() >= MOST_WAITING {
+            finish_one(pipeline, interrupt, &bar)?;
+        }
         // The second request is a batch.
         pipeline.submit(if request == 1 { 4 } else { 1 })?;
     }
@@ -176,12 +183,20 @@ fn work(pipeline: &mut Pipeline, args: &DemoArgs, interrupt: &Interrupt) -> anyh
 
 /// Waits until no request is on its way.
 fn drain(pipeline: &mut Pipeline, interrupt: &Interrupt, bar: &ProgressBar) -> anyhow::Result<()> {
-    let deadline = Instant::now() + REQUESTS_DEADLINE;
     while pipeline.open_requests() > 0 {
-        let done = pipeline.next_done(deadline, interrupt)?;
-        anyhow::ensure!(done.is_some(), "the pipeline does not finish its requests");
-        bar.inc(1);
+        finish_one(pipeline, interrupt, bar)?;
     }
+    Ok(())
+}
+
+fn finish_one(
+    pipeline: &mut Pipeline,
+    interrupt: &Interrupt,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    let done = pipeline.next_done(Instant::now() + REQUEST_DEADLINE, interrupt)?;
+    anyhow::ensure!(done.is_some(), "the pipeline does not finish its requests");
+    bar.inc(1);
     Ok(())
 }
 
