@@ -16,6 +16,12 @@ fn process_cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+fn status_kib(field: &str) -> Result<u64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or("no such field")?;
+    Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?)
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let launches = std::env::args().nth(1).map_or(Ok(8_000_000), |n| n.parse::<usize>())?;
     let per_group = 2048;
@@ -40,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "pid": 1, "key": "k", "boot_id": "b", "time_namespace": 0, "pid_namespace": 0,
             "start_ticks": 0, "program": "p"},
     }))?;
+    let before_kib = status_kib("VmRSS")?;
     let begin = Instant::now();
     let begin_cpu = process_cpu();
     let writer =
@@ -75,14 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         totals.bytes as f64 / sent as f64,
         totals.has_footer,
     );
-    println!(
-        "{}",
-        std::fs::read_to_string("/proc/self/status")?
-            .lines()
-            .filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS"))
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
+    println!("{} MiB more resident at most", (status_kib("VmHWM")? - before_kib) >> 10);
     let begin_cpu = process_cpu();
     let mut reader = SpoolReader::open(&path)?;
     let mut block = Block::new();
