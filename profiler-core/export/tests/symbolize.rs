@@ -184,10 +184,8 @@ fn a_stripped_file_is_named_by_its_debug_file() {
         Command::new("objcopy").args(arguments).status().is_ok_and(|status| status.success())
     };
     let exe = own_exe();
-    if !objcopy(&["--strip-all".as_ref(), exe.as_os_str(), stripped.as_os_str()]) {
-        // No binutils: nothing to strip with. The debug directory is covered elsewhere.
-        return;
-    }
+    // objcopy comes with the linker that made this test.
+    assert!(objcopy(&["--strip-all".as_ref(), exe.as_os_str(), stripped.as_os_str()]));
     let build_id = build_id(&exe);
     let hex: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut options = SymbolizerOptions::default();
@@ -215,23 +213,17 @@ fn what_is_no_file_is_no_hang() {
     }
 }
 
-/// A small file of our own, to be broken: the headers and tables of this test's.
+/// The smallest shared library that this process has, to be broken.
 fn small_elf() -> Vec<u8> {
-    // Any shared library of the machine will do, as long as it is small and has a build id.
-    let mut candidates: Vec<_> =
-        ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/lib"]
-            .iter()
-            .filter_map(|directory| fs::read_dir(directory).ok())
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.to_str().is_some_and(|name| name.contains(".so")))
-            .filter(|path| {
-                fs::metadata(path).is_ok_and(|m| m.is_file() && (4096..60_000).contains(&m.len()))
-            })
-            .collect();
-    candidates.sort();
-    candidates.first().map(|path| fs::read(path).unwrap()).unwrap_or_default()
+    fs::read_to_string("/proc/self/maps")
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .filter(|path| path.starts_with('/') && Path::new(path) != own_exe())
+        .filter_map(|path| fs::read(path).ok())
+        .filter(|bytes| bytes.starts_with(b"\x7fELF"))
+        .min_by_key(Vec::len)
+        .unwrap()
 }
 
 proptest! {
@@ -245,9 +237,6 @@ proptest! {
         addresses in prop::collection::vec(0_u64..100_000, 1..8),
     ) {
         let mut bytes = small_elf();
-        if bytes.is_empty() {
-            return Ok(());
-        }
         let id = {
             let note = [4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0];
             bytes.windows(16).position(|w| w == note).map(|at| bytes[at + 16..at + 36].to_vec())
@@ -276,6 +265,31 @@ proptest! {
         });
         for address in addresses {
             prop_assert!(!symbolizer.resolve(WORKER, PROCESS, address).is_empty());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// The debug information, which lies behind the code, is broken in a thousand places.
+    #[test]
+    fn broken_debug_information_does_no_harm(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1000),
+    ) {
+        let exe = own_exe();
+        let mut bytes = fs::read(&exe).unwrap();
+        let id = build_id(&exe);
+        let half = bytes.len() / 2;
+        for (index, byte) in changes {
+            bytes[half + index.index(half)] = byte;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broken");
+        fs::write(&path, &bytes).unwrap();
+        let mut symbolizer = symbolizer(SymbolizerOptions::default(), Some(&path), &id);
+        for place in 0..200 {
+            prop_assert!(!resolve(&mut symbolizer, address() + place * 997).is_empty());
         }
     }
 }

@@ -30,6 +30,9 @@ pub(super) enum ElfError {
     /// It is no ELF file of 64 bits, or a broken one.
     #[error("is no readable 64-bit ELF file")]
     Malformed(#[from] object::Error),
+    /// It has more sections or segments than any honest file.
+    #[error("has too many sections or segments")]
+    TooMany,
     /// The file is another one than the process had mapped.
     #[error("has another build id")]
     OtherBuildId,
@@ -40,8 +43,8 @@ pub(super) type Dwarf = addr2line::Context<Reader>;
 
 /// Notes that are looked at in a file, in all.
 const MAX_NOTE_BYTES: u64 = 1 << 20;
-/// Section headers and their names.
-const MAX_SECTIONS: usize = 1 << 16;
+/// Section or program headers, and the names of sections.
+const MAX_SECTIONS: u32 = 1 << 16;
 const MAX_SECTION_NAME_BYTES: u64 = 16 << 20;
 
 /// An opened ELF file.
@@ -94,6 +97,12 @@ impl ElfFile {
             build_id: Vec::new(),
         };
 
+        // Both may claim as many entries as the file has room for.
+        if header.phnum(endian, &cache)? > MAX_SECTIONS
+            || header.shnum(endian, &cache)? > MAX_SECTIONS
+        {
+            return Err(ElfError::TooMany);
+        }
         let mut notes = Vec::new();
         for segment in header.program_headers(endian, &cache)? {
             let (offset, size) = segment.file_range(endian);
@@ -114,7 +123,7 @@ impl ElfFile {
             }
             _ => Vec::new(),
         };
-        for section in headers.iter().take(MAX_SECTIONS) {
+        for section in headers {
             let kind = section.sh_type(endian);
             if kind == elf::SHT_NOTE {
                 notes.push((
