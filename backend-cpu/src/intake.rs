@@ -91,6 +91,8 @@ impl Intake {
                 }
             }
             Record::Ended { process, thread } if process == self.process.pid => {
+                // Another thread may get its id.
+                self.excluded.remove(&thread);
                 self.rows.forget_thread(thread);
             }
             Record::Lost { count, time } => self.rows.lost(count, self.whole_until, time),
@@ -136,7 +138,12 @@ impl Intake {
         std::mem::take(&mut self.newly_excluded)
     }
 
-    /// Paths of the file in which the target's JIT compiler records its code, if it has one mapped.
+    /// Modules in which frame pointers were followed for want of memory for their tables.
+    pub(crate) fn tables_left_out(&self) -> usize {
+        self.modules.tables_left_out()
+    }
+
+    /// The file in which the target's JIT compiler records its code, if it has one mapped.
     pub(crate) fn jitdump(&self) -> Option<String> {
         let mut modules = self.modules.all();
         let jitdump = modules.find(|module| {

@@ -34,6 +34,8 @@ pub(crate) struct Modules {
     /// In the order of their addresses.
     known: Vec<Known>,
     tables_bytes: usize,
+    /// Modules whose tables found no room.
+    tables_left_out: usize,
     build_ids: HashMap<(u64, String), Vec<u8>>,
 }
 
@@ -57,6 +59,7 @@ impl Modules {
             cache: CacheNative::new(),
             known: Vec::new(),
             tables_bytes: 0,
+            tables_left_out: 0,
             build_ids: HashMap::new(),
         }
     }
@@ -98,6 +101,11 @@ impl Modules {
             mapping: known.mapping.clone(),
             build_id: known.build_id.clone(),
         })
+    }
+
+    /// Modules whose unwind tables were left out, since all together exceed [`MAX_TABLES_BYTES`].
+    pub(crate) fn tables_left_out(&self) -> usize {
+        self.tables_left_out
     }
 
     /// The sample's frames, innermost first: the instruction's address, then return addresses
@@ -151,6 +159,7 @@ impl Modules {
         let tables = [&sections.eh_frame, &sections.eh_frame_hdr, &sections.debug_frame];
         let size: usize = tables.iter().filter_map(|table| table.as_ref()).map(|t| t.len()).sum();
         if size > room {
+            self.tables_left_out += 1;
             return;
         }
         self.tables_bytes += size;

@@ -88,8 +88,27 @@ impl PerfSampler {
     ) -> Result<Self, Refusal> {
         let threads = sampled_threads(process);
         let cpus = online_cpus();
-        let layout =
-            layout.unwrap_or_else(|| Layout::choose(threads.len(), cpus.len(), free_descriptors()));
+        if let Some(layout) = layout {
+            return Self::attach_in(layout, process, hz, threads, &cpus, poller);
+        }
+        let layout = Layout::choose(threads.len(), cpus.len(), free_descriptors());
+        match Self::attach_in(layout, process, hz, threads.clone(), &cpus, poller) {
+            // Kernels before 5.13 cannot follow threads without following child processes.
+            Err(_) if layout == Layout::Inherited => {
+                Self::attach_in(Layout::PerThread, process, hz, threads, &cpus, poller)
+            }
+            attached => attached,
+        }
+    }
+
+    fn attach_in(
+        layout: Layout,
+        process: &Process,
+        hz: u32,
+        threads: Vec<u32>,
+        cpus: &[u32],
+        poller: &Poller,
+    ) -> Result<Self, Refusal> {
         let ring_count = match layout {
             Layout::Inherited => cpus.len(),
             Layout::PerThread => threads.len(),
@@ -108,7 +127,7 @@ impl PerfSampler {
             enabled: false,
         };
         match layout {
-            Layout::Inherited => sampler.attach_inherited(process, threads, &cpus, poller)?,
+            Layout::Inherited => sampler.attach_inherited(process, threads, cpus, poller)?,
             Layout::PerThread => sampler.attach_per_thread(process, threads, poller)?,
         }
         Ok(sampler)

@@ -14,6 +14,8 @@ pub(crate) struct Plan {
     pub(crate) sample_hz: u32,
     pub(crate) sampler: SamplerChoice,
     pub(crate) layout: Option<Layout>,
+    /// Operators were asked for, which this backend does not record yet.
+    pub(crate) operators: bool,
     pub(crate) counters: bool,
     pub(crate) counter_period: Duration,
 }
@@ -43,6 +45,7 @@ impl Plan {
             sample_hz: config.sample_hz,
             sampler: SamplerChoice::Automatic,
             layout: None,
+            operators: config.operators,
             counters: config.counters,
             counter_period: Duration::from_millis(100),
         };

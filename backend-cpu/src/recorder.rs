@@ -48,6 +48,9 @@ impl Recorder {
         self.shared.tell_ready();
 
         let mut notes = Vec::new();
+        if self.plan.operators {
+            notes.push("operators were asked for: this release records none".to_owned());
+        }
         if self.plan.samples {
             notes.extend(sampler.note(&why));
         }
@@ -166,6 +169,10 @@ impl Recorder {
             intake.refresh_modules();
             intake.finish_round();
             self.sink.fact("cpu.samples", &intake.samples.to_string());
+            let left_out = intake.tables_left_out();
+            if left_out > 0 {
+                self.sink.fact("cpu.unwind.modules_without_tables", &left_out.to_string());
+            }
             if let Some(path) = intake.jitdump() {
                 self.sink.fact("cpu.jitdump", &path);
             }

@@ -52,6 +52,9 @@ impl Refusal {
             (Some(libc::ENOSYS), _) => "this kernel has no perf events, or a seccomp filter hides \
                  them; allow perf_event_open in the container's seccomp profile"
                 .to_owned(),
+            (Some(libc::EINVAL), _) => "kernel.perf_event_max_sample_rate may be below the rate \
+                 asked for, or the kernel is older than 4.1"
+                .to_owned(),
             (Some(libc::EMFILE | libc::ENFILE), _) => {
                 "raise the limit of open files (`ulimit -n`)".to_owned()
             }

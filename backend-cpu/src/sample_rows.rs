@@ -83,7 +83,7 @@ impl SampleRows {
         self.group.threads.push(ThreadDef { name, thread, process: self.process });
     }
 
-    /// The thread has ended; another may get its id.
+    /// The thread has ended.
     pub(crate) fn forget_thread(&mut self, thread: u32) {
         self.named.remove(&thread);
     }

@@ -16,6 +16,8 @@ pub(crate) struct SignalSampler {
     pool: &'static Pool,
     period_ns: u64,
     timers: BTreeMap<u32, Timer>,
+    /// Threads found ended, not told yet.
+    ended: Vec<u32>,
     enabled: bool,
     started_ns: u64,
     /// Threads for which no timer could be had.
@@ -52,6 +54,7 @@ impl SignalSampler {
             pool,
             period_ns,
             timers: BTreeMap::new(),
+            ended: Vec::new(),
             enabled: false,
             started_ns: 0,
             missed_threads: 0,
@@ -81,7 +84,13 @@ impl SignalSampler {
             return;
         }
         let Ok(threads) = process.threads() else { return };
-        self.timers.retain(|thread, _| threads.binary_search(thread).is_ok());
+        self.timers.retain(|thread, _| {
+            let lives = threads.binary_search(thread).is_ok();
+            if !lives {
+                self.ended.push(*thread);
+            }
+            lives
+        });
         for thread in threads {
             if self.timers.contains_key(&thread) {
                 continue;
@@ -108,6 +117,9 @@ impl SignalSampler {
                 record(Record::Sample(sample));
             }
         });
+        for thread in self.ended.drain(..) {
+            record(Record::Ended { process: process.pid, thread });
+        }
     }
 
     /// Samples a thread no more.

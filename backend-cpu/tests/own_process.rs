@@ -17,22 +17,6 @@ use support::*;
 
 const DRAIN: Duration = Duration::from_millis(500);
 
-fn in_layout(layout: &str) -> SessionConfig {
-    let mut config = SessionConfig::default();
-    config.options.insert("cpu.sampler.layout".to_owned(), layout.into());
-    config
-}
-
-/// Runs `body` for each layout, if this machine lets us sample.
-fn each_layout(body: impl Fn(&str)) {
-    if !perf_allowed() {
-        println!("skipped: perf events are refused here");
-        return;
-    }
-    body("inherited");
-    body("per_thread");
-}
-
 #[test]
 fn a_busy_function_is_sampled_as_often_as_it_used_the_processor() {
     each_layout(|layout| {

@@ -405,3 +405,20 @@ impl profiler_core::conformance::Fixture for Work {
         }
     }
 }
+
+/// A default session in that layout of events.
+pub(crate) fn in_layout(layout: &str) -> SessionConfig {
+    let mut config = SessionConfig::default();
+    config.options.insert("cpu.sampler.layout".to_owned(), layout.into());
+    config
+}
+
+/// Runs `body` for each layout, if this machine lets us sample.
+pub(crate) fn each_layout(body: impl Fn(&str)) {
+    if !perf_allowed() {
+        println!("skipped: perf events are refused here");
+        return;
+    }
+    body("inherited");
+    body("per_thread");
+}
