@@ -207,6 +207,7 @@ impl Core {
             }
         }
         self.is_in_session.store(true, Ordering::Release);
+        session.sink.fact("agent.armed_ns", &armed.at.monotonic_ns.to_string());
         Ok(AgentReply::Armed(Box::new(armed)))
     }
 

@@ -33,6 +33,9 @@ const LOOK_EVERY_NS: u64 = 100_000_000;
 
 const CLOCK_TUPLE_EVERY_NS: u64 = 1_000_000_000;
 
+/// A controller is told so often how far a session is, also where its state stays.
+const TELL_EVERY_NS: u64 = 1_000_000_000;
+
 const NS_PER_MS: u64 = 1_000_000;
 
 /// Steps between two looks of the session's thread, at most; each one that begins a window wakes
@@ -102,6 +105,7 @@ struct Running {
     waiting: Vec<Window>,
     clock_error_ns: u32,
     next_tuple: u64,
+    next_tell: u64,
     told: u32,
     events: Vec<WorkerState>,
     start_backends: bool,
@@ -167,6 +171,7 @@ impl Session {
                 waiting: Vec::new(),
                 clock_error_ns: 0,
                 next_tuple: armed_at,
+                next_tell: armed_at + TELL_EVERY_NS,
                 told: 0,
                 events: Vec::new(),
                 start_backends: false,
@@ -272,6 +277,11 @@ impl Session {
             drop(running);
             self.start_backends();
             running = lock(&self.running);
+        }
+        if now.monotonic_ns >= running.next_tell {
+            running.next_tell = now.monotonic_ns + TELL_EVERY_NS;
+            let state = running.machine.state();
+            running.events.push(state);
         }
         let events = std::mem::take(&mut running.events);
         if running.machine.stopped_by().is_some() {

@@ -51,6 +51,8 @@ struct FaultySession {
     fault: Fault,
 }
 
+static FLUSHES: AtomicU32 = AtomicU32::new(0);
+
 impl ProfilerBackend for Faulty {
     fn id(&self) -> BackendId {
         BackendId::parse("faulty").unwrap()
@@ -92,6 +94,7 @@ impl ProfileSession for FaultySession {
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
+        FLUSHES.fetch_add(1, Ordering::SeqCst);
         assert!(self.fault != Fault::FlushPanic, "flush panics");
         Ok(())
     }
@@ -139,7 +142,8 @@ fn a_device_that_cannot_start_fails_the_arm_or_degrades_it() {
         assert_eq!(error.code, code);
         assert_idle(&mut controller);
 
-        // Nothing is left behind: the same file and fence can be used.
+        // Nothing is left behind: the fence is as good as new.
+        let spool = spool_file();
         let mut degrading = arm(1);
         degrading.capture.on_unavailable = OnUnavailable::Degrade;
         let armed = controller.arm(degrading, Some(&spool.file)).unwrap();
@@ -181,7 +185,8 @@ fn a_backend_that_panics_is_not_used_again_and_the_process_lives() {
         let spool = spool_file();
         controller.arm(arm(1), Some(&spool.file)).unwrap();
         controller.commit(1).unwrap();
-        std::thread::sleep(Duration::from_millis(300)); // a flush or two
+        let before = FLUSHES.load(Ordering::SeqCst);
+        assert!(eventually(|| FLUSHES.load(Ordering::SeqCst) > before), "it is flushed");
         controller.stop(1).unwrap();
         let (result, states) = controller.finished();
         assert_eq!(result.error.unwrap().code, "backend_panicked");

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use profiler_agent::{Agent, LocalAgent, TracingLayer};
@@ -74,9 +74,7 @@ pub(super) fn figures() -> Vec<FigureEntry> {
             anchor: "the same without a layer",
             run: |_context| {
                 tracing::subscriber::with_default(tracing_subscriber::registry(), || {
-                    Ok(measure(|| {
-                        tracing::info_span!("figure").in_scope(|| {});
-                    }))
+                    measure(|| tracing::info_span!("figure").in_scope(|| {}), || Ok(()))
                 })
             },
         },
@@ -99,8 +97,11 @@ fn ns_each(begin: Duration, count: u32) -> f64 {
     thread_cpu().saturating_sub(begin).as_nanos() as f64 / f64::from(count)
 }
 
-/// Bursts of `span`, with time for the writer in between.
-fn measure(span: impl Fn()) -> Measured {
+/// Bursts of `span`; `settle` waits for whoever takes them in between.
+fn measure(
+    span: impl Fn(),
+    mut settle: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Measured> {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         let mut spent = 0.0;
@@ -110,18 +111,22 @@ fn measure(span: impl Fn()) -> Measured {
                 span();
             }
             spent += ns_each(begin, BURST) / f64::from(BURSTS);
-            std::thread::sleep(Duration::from_millis(30));
+            settle()?;
         }
         runs.push(spent);
     }
-    Measured::median_of(&runs)
+    Ok(Measured::median_of(&runs))
 }
 
 fn recording(context: &Context, span: impl Fn()) -> anyhow::Result<Measured> {
     let agent = Agent::builder().local()?;
     let path = context.fresh_dir("spans")?.join("figure.spool");
     begin_session(&agent, &path)?;
-    let measured = measure(span);
+    let mut made = 0;
+    let measured = measure(span, || {
+        made += u64::from(BURST);
+        wait_for_rows(&agent, made)
+    })?;
     let result = end_session(&agent)?;
     anyhow::ensure!(result.lost.is_empty(), "spans were lost: {:?}", result.lost);
     let expected = u64::from(BURST) * u64::from(BURSTS) * RUNS as u64;
@@ -168,6 +173,24 @@ fn end_session(agent: &LocalAgent) -> anyhow::Result<WorkerResult> {
         if let AgentEvent::Finished { result } = events.recv_timeout(Duration::from_secs(30))? {
             return Ok(*result);
         }
+    }
+}
+
+/// Waits until the writer has taken what was made so far.
+fn wait_for_rows(agent: &LocalAgent, made: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let reply = done(agent.request(AgentRequest::Status, None))?;
+        let AgentReply::Status { session: Some(session) } = reply else {
+            anyhow::bail!("the session ended meanwhile: {reply:?}")
+        };
+        if session.rows + session.lost >= made {
+            // What it took last makes room when it looks the next time.
+            std::thread::sleep(Duration::from_millis(25));
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "the writer takes no spans: {session:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -139,6 +139,8 @@ impl FakeController {
         let mut states = Vec::new();
         loop {
             match self.next_event().unwrap() {
+                // A state is told again each second.
+                AgentEvent::State { status } if states.last() == Some(&status.state) => {}
                 AgentEvent::State { status } => states.push(status.state),
                 AgentEvent::Finished { result } => return (*result, states),
                 other => panic!("unexpected {other:?}"),
