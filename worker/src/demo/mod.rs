@@ -123,11 +123,13 @@ fn run_until_interrupted(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Resu
     }
     let port = args.port.unwrap_or(if args.serve { SERVE_PORT } else { 0 });
     let service = Service::start(&args.dir, port)?;
+    let starting = report::spinner(args, "starting five stage processes");
     // Declared after the service, so that it ends first: its stages leave the controller in order.
     let mut pipeline = Pipeline::start(service.controller().socket_dir().as_deref(), interrupt)?;
     service.wait_for(pipeline::PLACES.len(), interrupt)?;
     // First touches of weights and of code are no part of the picture.
     warm_up(&mut pipeline, interrupt)?;
+    starting.finish_and_clear();
     if args.serve {
         return serve(&mut pipeline, &service, args, interrupt);
     }
