@@ -5,23 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use zerocopy::IntoBytes as _;
 
 use crate::record::{Fact, HeapRef, LossCause, RecordKind, Row as _};
 use crate::sink::{Batch, Loss, StreamId, StreamInfo};
-use crate::spool::encode::{Encoder, u32_of, u64_of};
-use crate::spool::format::{
-    ALIGNMENT, BLOCK_HEADER_BYTES, BlockHeader, FLAG_REPEATED, FLAG_ZSTD, block_type,
-};
+use crate::spool::format::{BlockHeader, FLAG_REPEATED, block_type};
+use crate::spool::gathered::{BLOCK_HEAP_BYTES, Gathered, first_times};
 use crate::spool::kept::{Kept, Repeats};
-use crate::spool::layout::{Column, Layout, columns};
+use crate::spool::layout::{Layout, columns};
 use crate::spool::output::Output;
+use crate::spool::packer::Packer;
 use crate::spool::progress::{LossCounts, SpoolEnd};
 use crate::spool::sink::{News, Shared, is_opaque, read_batches};
 use crate::spool::{SpoolHeader, SpoolOptions};
 
-/// A block that has so many heap bytes is closed.
-const BLOCK_HEAP_BYTES: usize = 1 << 20;
 /// Rows that wait for their block to fill, over all streams and kinds.
 const GATHERED_BYTES: usize = 8 << 20;
 /// A stream whose blocks are smaller gives their memory back.
@@ -53,18 +49,6 @@ struct Limits {
     block_rows: usize,
     block_age: Duration,
     segment_bytes: u64,
-}
-
-/// Rows of one stream and kind that will be a block.
-struct Gathered {
-    layout: Option<&'static Layout>,
-    columns: Vec<Column>,
-    stride: usize,
-    rows: Vec<u8>,
-    heap: Vec<u8>,
-    /// The heap is as the producer gave it, because not all references to it are known.
-    opaque: bool,
-    since: Instant,
 }
 
 impl Core {
@@ -224,18 +208,10 @@ impl Core {
 
     fn gathered_for(&mut self, batch: &Batch<'_>, stride: usize) -> &mut Gathered {
         let key = (batch.stream.0, batch.kind);
-        let gathered = self.gathered.entry(key).or_insert_with(|| {
-            let layout = Layout::of(batch.kind);
-            Gathered {
-                layout,
-                columns: columns(layout, stride),
-                stride,
-                rows: Vec::new(),
-                heap: Vec::new(),
-                opaque: false,
-                since: Instant::now(),
-            }
-        });
+        let gathered = self
+            .gathered
+            .entry(key)
+            .or_insert_with(|| Gathered::new(Layout::of(batch.kind), stride));
         if gathered.stride != stride {
             gathered.columns = columns(gathered.layout, stride);
             gathered.stride = stride;
@@ -341,15 +317,7 @@ impl Core {
         // Strings have a lower number than the stacks that name them.
         for (&kind, repeated) in &repeats.batches {
             let layout = Layout::of(kind);
-            let mut gathered = Gathered {
-                layout,
-                columns: columns(layout, repeated.stride),
-                stride: repeated.stride,
-                rows: Vec::new(),
-                heap: Vec::new(),
-                opaque: false,
-                since: Instant::now(),
-            };
+            let mut gathered = Gathered::new(layout, repeated.stride);
             let mut rows = &repeated.rows[..];
             while !rows.is_empty() {
                 let part = rows.len().min(self.options.block_rows * repeated.stride);
@@ -509,39 +477,6 @@ impl Core {
     }
 }
 
-impl Gathered {
-    fn count(&self) -> usize {
-        self.rows.len() / self.stride
-    }
-
-    /// Takes rows with copies of their heap bytes, such that these lie in the rows' order; stops
-    /// early once the block has heap bytes enough. How many bytes of `rows` were taken.
-    fn take_with_heap(&mut self, layout: &Layout, rows: &[u8], heap: &[u8]) -> usize {
-        let mut taken = 0;
-        for row in rows.chunks_exact(self.stride) {
-            let start = self.rows.len();
-            self.rows.extend_from_slice(row);
-            for &at in &layout.heap_refs {
-                let at = at as usize;
-                let Some(field) = row.get(at..at + size_of::<HeapRef>()) else { break };
-                let place = HeapRef { offset: u32_of(field, 0), len: u32_of(field, 4) };
-                let bytes = place.of(heap).unwrap_or_default();
-                let place = match bytes.len() {
-                    0 => HeapRef::default(),
-                    _ => HeapRef::push(&mut self.heap, bytes),
-                };
-                let target = start + at;
-                self.rows[target..target + size_of::<HeapRef>()].copy_from_slice(place.as_bytes());
-            }
-            taken += self.stride;
-            if self.heap.len() >= BLOCK_HEAP_BYTES {
-                break;
-            }
-        }
-        taken
-    }
-}
-
 fn count_lost(shared: &Shared, batch: &Batch<'_>, cause: LossCause) {
     let stride = batch.stride as usize;
     let time = Layout::of(batch.kind).and_then(|layout| layout.time);
@@ -554,101 +489,4 @@ fn count_lost(shared: &Shared, batch: &Batch<'_>, cause: LossCause) {
         to,
         cause,
     });
-}
-
-fn first_times(rows: &[u8], stride: usize, time: Option<u32>) -> (u64, u64) {
-    let Some(at) = time.map(|at| at as usize).filter(|at| at + 8 <= stride) else {
-        return (0, 0);
-    };
-    let (mut first, mut last) = (u64::MAX, 0);
-    for row in rows.chunks_exact(stride) {
-        let time = u64_of(row, at);
-        first = first.min(time);
-        last = last.max(time);
-    }
-    (first.min(last), last)
-}
-
-/// Turns payloads into blocks; keeps its memory from block to block.
-struct Packer {
-    encoder: Encoder,
-    raw: Vec<u8>,
-    block: Vec<u8>,
-    compressor: Option<zstd::bulk::Compressor<'static>>,
-}
-
-impl Packer {
-    fn new() -> Self {
-        Self {
-            encoder: Encoder::default(),
-            raw: Vec::new(),
-            block: Vec::new(),
-            // Without memory for it blocks are stored as they are.
-            compressor: zstd::bulk::Compressor::new(1).ok(),
-        }
-    }
-
-    fn pack_rows(&mut self, gathered: &Gathered, flags: u16) -> BlockHeader {
-        self.encoder.encode(
-            &gathered.rows,
-            gathered.stride,
-            &gathered.columns,
-            !gathered.opaque,
-            &gathered.heap,
-            &mut self.raw,
-        );
-        let time = gathered.layout.and_then(|layout| layout.time);
-        let (first_time, last_time) = first_times(&gathered.rows, gathered.stride, time);
-        let header = BlockHeader {
-            block_type: block_type::ROWS,
-            flags,
-            stride: gathered.stride as u32,
-            rows: gathered.count() as u32,
-            first_time,
-            last_time,
-            heap_len: gathered.heap.len() as u32,
-            ..BlockHeader::default()
-        };
-        self.compress(header)
-    }
-
-    fn pack_bytes(&mut self, block_type: u8, bytes: &[u8]) -> BlockHeader {
-        self.raw.clear();
-        self.raw.extend_from_slice(bytes);
-        self.compress(BlockHeader { block_type, ..BlockHeader::default() })
-    }
-
-    /// Puts the stored payload into the block, behind room for the header.
-    fn compress(&mut self, header: BlockHeader) -> BlockHeader {
-        let bound = zstd::zstd_safe::compress_bound(self.raw.len());
-        self.block.clear();
-        self.block.resize(BLOCK_HEADER_BYTES + bound, 0);
-        let target = &mut self.block[BLOCK_HEADER_BYTES..];
-        let packed = self
-            .compressor
-            .as_mut()
-            .and_then(|compressor| compressor.compress_to_buffer(&self.raw, target).ok())
-            .filter(|&packed| packed < self.raw.len());
-        let (stored, flag) = match packed {
-            Some(packed) => (packed, FLAG_ZSTD),
-            None => {
-                target[..self.raw.len()].copy_from_slice(&self.raw);
-                (self.raw.len(), 0)
-            }
-        };
-        self.block.truncate(BLOCK_HEADER_BYTES + stored);
-        BlockHeader {
-            stored_len: stored as u32,
-            raw_len: self.raw.len() as u32,
-            flags: header.flags | flag,
-            payload_crc: crc32fast::hash(&self.block[BLOCK_HEADER_BYTES..]),
-            ..header
-        }
-    }
-
-    fn finish(&mut self, header: &BlockHeader) -> &[u8] {
-        self.block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.to_bytes());
-        self.block.resize(self.block.len().next_multiple_of(ALIGNMENT), 0);
-        &self.block
-    }
 }

@@ -11,13 +11,17 @@ mod decode;
 mod encode;
 mod error;
 pub mod format;
+mod gathered;
 mod kept;
 mod layout;
 mod output;
+mod packer;
 mod progress;
 mod reader;
+mod scan;
 mod sink;
 mod skipped;
+mod unpack;
 mod window;
 mod writer;
 

@@ -12,23 +12,21 @@ use crate::record::{LossCause, RecordKind};
 use crate::sink::{StreamId, StreamInfo};
 use crate::spool::SpoolHeader;
 use crate::spool::block::{Block, BlockInfo};
-use crate::spool::decode::{Decoder, Shape};
 use crate::spool::error::SpoolReadError;
 use crate::spool::format::{
-    ALIGNMENT, BLOCK_MAGIC, BlockHeader, FLAG_ZSTD, MAX_BLOCK_HEADER_BYTES, MAX_BLOCK_ROWS,
-    MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, MAX_STRIDE, PREAMBLE_BYTES, ParsedHeader, block_type,
-    parse_preamble,
+    ALIGNMENT, BLOCK_MAGIC, BlockHeader, MAX_BLOCK_HEADER_BYTES, MAX_HEADER_BYTES, PREAMBLE_BYTES,
+    ParsedHeader, block_type, parse_preamble,
 };
 use crate::spool::layout::Layout;
 use crate::spool::progress::{LossCounts, SpoolEnd};
+use crate::spool::scan::{SCAN_BYTES, Scan};
 use crate::spool::skipped::Skipped;
-use crate::spool::window::FileWindow;
+use crate::spool::unpack::Unpacker;
+use crate::spool::window::{FileWindow, payload};
 use crate::spool::writer::is_written_here;
 
 /// Where the header is damaged, a segment is looked for in so many bytes.
 const RECOVERY_BYTES: u64 = 64 << 20;
-/// A search for the next block reads so much in one go.
-const SCAN_BYTES: usize = 256 << 10;
 /// Streams that a reader takes.
 const MAX_STREAMS: usize = 1 << 20;
 
@@ -572,14 +570,6 @@ impl SpoolReader {
     }
 }
 
-fn payload<'a>(
-    window: &'a mut FileWindow,
-    header: &BlockHeader,
-) -> Result<&'a [u8], SpoolReadError> {
-    let begin = header.offset + u64::from(header.header_len);
-    window.read(begin, header.stored_len as usize)
-}
-
 fn add_streams(streams: &mut Vec<Option<StreamInfo>>, new: Vec<(u32, StreamInfo)>) {
     for (id, info) in new {
         let id = id as usize;
@@ -603,112 +593,5 @@ impl Footer {
         }
         let rows = json.rows.into_iter().map(|(kind, count)| (RecordKind(kind), count));
         Self { end: json.end, ended: json.ended, rows: rows.collect(), lost }
-    }
-}
-
-/// Looks for whole block headers where nothing says where they are.
-struct Scan {
-    window: FileWindow,
-    position: u64,
-}
-
-impl Scan {
-    fn next(&mut self, limit: u64) -> Result<Option<BlockHeader>, SpoolReadError> {
-        while self.position < limit {
-            let bytes = self.window.read(self.position, SCAN_BYTES)?;
-            let found = bytes.chunks(ALIGNMENT).position(|word| word.starts_with(&BLOCK_MAGIC));
-            let Some(words) = found else {
-                self.position += bytes.len().max(ALIGNMENT) as u64 / 8 * 8;
-                continue;
-            };
-            self.position += (words * ALIGNMENT) as u64;
-            let bytes = self.window.read(self.position, MAX_BLOCK_HEADER_BYTES)?;
-            match BlockHeader::parse(bytes) {
-                ParsedHeader::Block(header) if header.offset == self.position => {
-                    return Ok(Some(header));
-                }
-                _ => self.position += ALIGNMENT as u64,
-            }
-        }
-        Ok(None)
-    }
-
-    fn payload(&mut self, header: &BlockHeader) -> Result<Option<&[u8]>, SpoolReadError> {
-        let bytes = payload(&mut self.window, header)?;
-        Ok((bytes.len() == header.stored_len as usize).then_some(bytes))
-    }
-}
-
-/// Checks and unpacks payloads.
-struct Unpacker {
-    raw: Vec<u8>,
-    decoder: Decoder,
-    zstd: Option<zstd::bulk::Decompressor<'static>>,
-}
-
-/// A payload that is not what its header says.
-struct Damaged;
-
-impl Unpacker {
-    fn new() -> Self {
-        Self { raw: Vec::new(), decoder: Decoder::default(), zstd: None }
-    }
-
-    fn rows(&mut self, header: &BlockHeader, payload: &[u8], block: &mut Block) -> bool {
-        let Some(layout) = Layout::of(RecordKind(header.kind)) else { return false };
-        let shape = Shape {
-            count: header.rows as usize,
-            stored_stride: header.stride as usize,
-            stride: layout.stride(),
-            heap_len: header.heap_len as usize,
-        };
-        let sound = (1..=MAX_STRIDE).contains(&shape.stored_stride)
-            && shape.count <= MAX_BLOCK_ROWS
-            && shape.count * shape.stored_stride <= MAX_PAYLOAD_BYTES;
-        if !sound {
-            return false;
-        }
-        let Ok(raw) = unpack(&mut self.raw, &mut self.zstd, header, payload) else {
-            return false;
-        };
-        block.info = Some(BlockInfo::of(header));
-        block.stride = shape.stride;
-        self.decoder.decode(raw, shape, &mut block.rows, &mut block.heap).is_ok()
-    }
-
-    fn json<T: for<'de> Deserialize<'de>>(
-        &mut self,
-        header: &BlockHeader,
-        payload: &[u8],
-    ) -> Result<T, Damaged> {
-        let raw = unpack(&mut self.raw, &mut self.zstd, header, payload)?;
-        serde_json::from_slice(raw).map_err(|_not_json| Damaged)
-    }
-}
-
-fn unpack<'a>(
-    raw: &'a mut Vec<u8>,
-    zstd: &mut Option<zstd::bulk::Decompressor<'static>>,
-    header: &BlockHeader,
-    payload: &'a [u8],
-) -> Result<&'a [u8], Damaged> {
-    let raw_len = header.raw_len as usize;
-    let whole = payload.len() == header.stored_len as usize
-        && raw_len <= MAX_PAYLOAD_BYTES
-        && crc32fast::hash(payload) == header.payload_crc;
-    if !whole {
-        return Err(Damaged);
-    }
-    if header.flags & FLAG_ZSTD == 0 {
-        return if payload.len() == raw_len { Ok(payload) } else { Err(Damaged) };
-    }
-    if zstd.is_none() {
-        *zstd = zstd::bulk::Decompressor::new().ok();
-    }
-    let Some(zstd) = zstd else { return Err(Damaged) };
-    raw.resize(raw_len, 0);
-    match zstd.decompress_to_buffer(payload, &mut raw[..]) {
-        Ok(len) if len == raw_len => Ok(raw),
-        _ => Err(Damaged),
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use crate::spool::error::SpoolReadError;
+use crate::spool::format::BlockHeader;
 
 /// So much is read in one go where everything is wanted.
 const READ_BYTES: usize = 1 << 20;
@@ -95,4 +96,13 @@ impl FileWindow {
         }
         Ok(())
     }
+}
+
+/// The stored payload of a block, shorter where the file ends.
+pub(super) fn payload<'a>(
+    window: &'a mut FileWindow,
+    header: &BlockHeader,
+) -> Result<&'a [u8], SpoolReadError> {
+    let begin = header.offset + u64::from(header.header_len);
+    window.read(begin, header.stored_len as usize)
 }
