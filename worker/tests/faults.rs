@@ -1,4 +1,5 @@
 //! Faults that take whole processes: workers and controllers that are killed.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

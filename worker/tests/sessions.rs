@@ -1,4 +1,5 @@
 //! A start and a stop over fake workers, and what goes wrong between them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
@@ -248,6 +249,36 @@ fn a_degraded_worker_is_good_only_where_that_was_asked_for() {
     let line = &manifest.workers[0];
     assert_eq!((line.state, line.error.as_ref()), (LineState::Degraded, Some(&why)));
     assert!(manifest.is_good());
+}
+
+#[test]
+fn a_worker_that_comes_late_is_taken_in_where_it_fits() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let _first = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    let answer = controller.start(&body(r#"{"stages":[0]}"#)).unwrap();
+    let late = join(
+        &controller,
+        vec![Behaviour::new(0, "thinker", 0, 1), Behaviour::new(1, "talker", 0, 0)],
+    );
+    assert!(matches!(late[0].next_asked(), Asked::Arm(_)));
+    assert_eq!(late[0].next_asked(), Asked::Commit(answer.t0.monotonic_ns), "the same T0");
+    let manifest = controller.stop_profile().unwrap();
+    let lines: Vec<_> =
+        manifest.workers.iter().map(|line| (line.stage, line.rank, line.late)).collect();
+    assert_eq!(lines, [(Some(0), Some(0), false), (Some(0), Some(1), true)]);
+    assert!(manifest.is_good());
+    assert!(late[1].asked.try_recv().is_err(), "another stage was not asked for");
+}
+
+#[test]
+fn a_controller_makes_room_for_the_next_at_once() {
+    let bench = Bench::new();
+    for _ in 0..5 {
+        let controller = bench.controller();
+        let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+        drop(controller);
+    }
 }
 
 #[test]

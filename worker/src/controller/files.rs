@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::error::SessionError;
 use super::state::Inner;
-use crate::manifest::{FileState, MANIFEST_FILE, Manifest, SessionState};
+use crate::manifest::{FileLine, FileState, MANIFEST_FILE, Manifest, SessionState};
 use crate::retention::{Candidate, Pruned, RetentionPolicy};
 
 /// The longest manifest or record that is read, in bytes.
@@ -72,7 +72,12 @@ impl Inner {
             return dir.open_file(Path::new(path)).map_err(|_gone| no_file());
         }
         let lines = manifest.workers.iter().flat_map(|worker| &worker.files);
-        let line = lines.chain(&manifest.files).find(|line| line.path == path);
+        // Some formats are a directory of files.
+        let is_in = |line: &&FileLine| {
+            path.strip_prefix(line.path.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let line = lines.chain(&manifest.files).find(is_in);
         let Some(line) = line else { return Err(no_file()) };
         // A spool that lost its writer is not whole and all there is.
         let there = line.state == FileState::Complete

@@ -30,7 +30,7 @@ const MAX_STRANGERS: usize = 256;
 impl Inner {
     /// Takes connections until the controller closes.
     pub(super) fn accept(self: &Arc<Self>) {
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = self.listener() else { return };
         loop {
             let accepted = listener.accept();
             if self.lock().closing {
@@ -80,7 +80,7 @@ impl Inner {
     }
 
     /// Hears who it is, and answers.
-    fn greet(&self, link: &Arc<dyn WorkerLink>) -> Result<(String, u64), WorkerError> {
+    fn greet(self: &Arc<Self>, link: &Arc<dyn WorkerLink>) -> Result<(String, u64), WorkerError> {
         let number = {
             let mut state = self.lock();
             if state.closing || state.strangers.len() >= MAX_STRANGERS {
@@ -108,7 +108,7 @@ impl Inner {
     }
 
     fn join(
-        &self,
+        self: &Arc<Self>,
         hello: Hello,
         number: u64,
         link: &Arc<dyn WorkerLink>,
@@ -138,6 +138,7 @@ impl Inner {
             status: hello.session.clone(),
             pending: BTreeMap::new(),
         };
+        let is_idle = hello.session.is_none();
         let stale = {
             let mut state = self.lock();
             if state.workers.len() >= MAX_WORKERS && !state.workers.contains_key(&key) {
@@ -157,6 +158,9 @@ impl Inner {
             self.end_stale(&key, &session);
         }
         self.tell();
+        if is_idle {
+            self.spawn_late(&key);
+        }
         Ok((key, number))
     }
 

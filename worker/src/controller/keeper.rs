@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use profiler_core::control::WorkerError;
 
@@ -13,6 +13,9 @@ use crate::session::{SpoolFate, WORKER_DIED, look};
 
 /// How often the keeper looks where nothing wakes it.
 const PERIOD: Duration = Duration::from_millis(500);
+
+/// The same where no session is open.
+const IDLE_PERIOD: Duration = Duration::from_secs(3600);
 
 /// How much longer than its limit a session may take before its workers are given up.
 const GRACE_MS: u64 = 60_000;
@@ -27,8 +30,10 @@ struct Doubt {
 /// Runs until the controller closes.
 pub(super) fn keep(inner: &Arc<Inner>) {
     loop {
+        let seen = inner.lock().changes;
         inner.settle_silent();
         inner.settle_overdue();
+        inner.resume_stops();
         let open: Vec<String> = {
             let mut state = inner.lock();
             state.release_current();
@@ -44,12 +49,9 @@ pub(super) fn keep(inner: &Arc<Inner>) {
             inner.run_exports(&id);
             inner.seal(&id);
         }
-        let begun = Instant::now();
-        let mut turns = 0;
-        inner.wait_until(PERIOD, |state| {
-            turns += 1;
-            state.closing || (turns > 1 && begun.elapsed() < PERIOD)
-        });
+        let is_busy = inner.lock().sessions.values().any(|session| !session.sealed);
+        let period = if is_busy { PERIOD } else { IDLE_PERIOD };
+        inner.wait_until(period, |state| state.closing || state.changes != seen);
     }
 }
 
@@ -84,6 +86,22 @@ impl Inner {
             state.release_current();
             drop(state);
             self.tell();
+        }
+    }
+
+    /// Workers that came back after their session's stop, which they did not hear.
+    fn resume_stops(&self) {
+        let mut stopped = Vec::new();
+        for session in self.lock().sessions.values() {
+            let Some((t1, reason)) = &session.stop else { continue };
+            let unheard =
+                session.runs.iter().any(|run| run.linked && !run.stop_sent && !run.is_settled());
+            if unheard {
+                stopped.push((session.id().to_owned(), *t1, reason.clone()));
+            }
+        }
+        for (id, t1, reason) in stopped {
+            self.end(&id, t1, &reason);
         }
     }
 
@@ -173,7 +191,7 @@ impl Inner {
             stranger.close();
         }
         drop(state);
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = self.listener() {
             listener.wake();
         }
     }

@@ -16,6 +16,7 @@ mod export;
 mod files;
 mod join;
 mod keeper;
+mod late;
 mod recover;
 mod start;
 mod state;
@@ -196,6 +197,7 @@ impl Drop for Controller {
             // A thread that panicked has said so.
             let _ended: std::thread::Result<()> = thread.join();
         }
+        self.inner.release();
     }
 }
 

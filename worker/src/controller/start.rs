@@ -1,7 +1,7 @@
 //! The start of a session: choose, lay out, arm all, commit all.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use profiler_core::clock::Instant;
 use profiler_core::control::{AgentReply, AgentRequest, Arm, Commit, WorkerError};
@@ -76,10 +76,10 @@ pub struct StartedWorker {
 }
 
 /// A worker that a start selects.
-struct Chosen {
-    identity: WorkerIdentity,
-    plan: Plan,
-    carries_files: bool,
+pub(super) struct Chosen {
+    pub(super) identity: WorkerIdentity,
+    pub(super) plan: Plan,
+    pub(super) carries_files: bool,
 }
 
 /// Ends the claim on the start that is under way, however it ends.
@@ -109,6 +109,7 @@ impl Inner {
         let (dir, mut record) = self.lay_out(label.as_ref())?;
         record.allow_partial = request.allow_partial.unwrap_or(false);
         record.merge = request.merge_profiles.unwrap_or(false);
+        record.request = request.clone();
         let made = self.make_spools(&dir, &mut record, &chosen);
         let files = match made {
             Ok(files) => files,
@@ -144,7 +145,7 @@ impl Inner {
     /// The workers that the request selects, waiting for them to join where it says so.
     fn choose(&self, request: &StartRequest) -> Result<Vec<Chosen>, StartError> {
         let wait = std::time::Duration::from_millis(request.wait_join_ms.unwrap_or(0));
-        let socket = match self.listener.as_ref() {
+        let socket = match self.listener() {
             Some(listener) => listener.path().display().to_string(),
             None => "which does not listen".to_owned(),
         };
@@ -181,8 +182,11 @@ impl Inner {
         &self,
         label: Option<&SessionLabel>,
     ) -> Result<(SessionDir, SessionRecord), StartError> {
-        let fence =
-            self.root.next_fence(&self.claim).map_err(|source| StartError::Root { source })?;
+        let fence = {
+            let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+            let claim = claim.as_ref().ok_or(StartError::Closing)?;
+            self.root.next_fence(claim).map_err(|source| StartError::Root { source })?
+        };
         let mut tries = 0;
         let dir = loop {
             let id = SessionId::generate(&*self.clock, label);
@@ -200,6 +204,7 @@ impl Inner {
             fence,
             asked: self.clock.now(),
             t0: None,
+            request: StartRequest::default(),
             merge: false,
             allow_partial: false,
             workers: Vec::new(),
@@ -215,24 +220,19 @@ impl Inner {
     ) -> Result<Vec<File>, StartError> {
         let mut files = Vec::new();
         for worker in chosen {
-            let place = TracePath::worker(&worker.identity);
-            let (file, spool) =
-                dir.create_file(&place, "spool").map_err(|source| StartError::Root { source })?;
+            let (file, entry) = make_spool(dir, worker)?;
             files.push(file);
-            record.workers.push(WorkerRecord {
-                worker: worker.identity.clone(),
-                spool,
-                limits: worker.plan.limits.clone(),
-                formats: worker.plan.formats.clone(),
-                note: worker.plan.note.clone(),
-                late: false,
-            });
+            record.workers.push(entry);
         }
         self.keep_record(dir, record)?;
         Ok(files)
     }
 
-    fn keep_record(&self, dir: &SessionDir, record: &SessionRecord) -> Result<(), StartError> {
+    pub(super) fn keep_record(
+        &self,
+        dir: &SessionDir,
+        record: &SessionRecord,
+    ) -> Result<(), StartError> {
         let json =
             serde_json::to_vec_pretty(record).map_err(|source| StartError::Record { source })?;
         dir.write(RECORD_FILE, &json).map_err(|source| StartError::Root { source })
@@ -446,25 +446,55 @@ impl Inner {
     }
 }
 
+/// Makes a worker's spool, and what the session's record says of it.
+pub(super) fn make_spool(
+    dir: &SessionDir,
+    worker: &Chosen,
+) -> Result<(File, WorkerRecord), StartError> {
+    let place = TracePath::worker(&worker.identity);
+    let (file, spool) =
+        dir.create_file(&place, "spool").map_err(|source| StartError::Root { source })?;
+    let record = WorkerRecord {
+        worker: worker.identity.clone(),
+        spool,
+        limits: worker.plan.limits.clone(),
+        formats: worker.plan.formats.clone(),
+        note: worker.plan.note.clone(),
+        late: false,
+    };
+    Ok((file, record))
+}
+
 fn arms(dir: &SessionDir, record: &SessionRecord, chosen: &[Chosen], files: Vec<File>) -> Vec<Ask> {
     let mut asks = Vec::new();
     for ((worker, file), entry) in chosen.iter().zip(files).zip(&record.workers) {
-        let path = dir.path().join(&entry.spool).display().to_string();
-        asks.push(Ask {
-            worker: worker.identity.key.clone(),
-            request: AgentRequest::Arm(Box::new(Arm {
-                session: record.session.clone(),
-                prefix: record.prefix.clone(),
-                fence: record.fence,
-                spool_path: (!worker.carries_files).then_some(path),
-                capture: worker.plan.capture.clone(),
-                schedule: worker.plan.schedule.clone(),
-                limits: worker.plan.limits.clone(),
-            })),
-            file: worker.carries_files.then_some(file),
-        });
+        asks.push(arm(dir, record, worker, file, entry));
     }
     asks
+}
+
+/// The question that arms one worker.
+pub(super) fn arm(
+    dir: &SessionDir,
+    record: &SessionRecord,
+    worker: &Chosen,
+    file: File,
+    entry: &WorkerRecord,
+) -> Ask {
+    let path = dir.path().join(&entry.spool).display().to_string();
+    Ask {
+        worker: worker.identity.key.clone(),
+        request: AgentRequest::Arm(Box::new(Arm {
+            session: record.session.clone(),
+            prefix: record.prefix.clone(),
+            fence: record.fence,
+            spool_path: (!worker.carries_files).then_some(path),
+            capture: worker.plan.capture.clone(),
+            schedule: worker.plan.schedule.clone(),
+            limits: worker.plan.limits.clone(),
+        })),
+        file: worker.carries_files.then_some(file),
+    }
 }
 
 /// The keys of the workers that the request selects.

@@ -24,11 +24,13 @@ const KEPT_SESSIONS: usize = 8;
 /// The controller without its handle.
 pub(crate) struct Inner {
     pub(super) root: TraceRoot,
-    pub(super) claim: RootClaim,
+    /// Given up at the end, though a thread may still hold this.
+    pub(super) claim: Mutex<Option<RootClaim>>,
     pub(super) options: ControllerOptions,
     pub(super) clock: Arc<dyn ClockSource>,
     pub(super) exports: Exports,
-    pub(super) listener: Option<Listener>,
+    /// Given up at the end, likewise.
+    listener: Mutex<Option<Arc<Listener>>>,
     state: Mutex<State>,
     changed: Condvar,
     /// Held while a manifest is taken and written, so that an older one never follows a newer.
@@ -56,6 +58,8 @@ pub(super) struct State {
     pub(super) starting: bool,
     /// Whether everything ends.
     pub(super) closing: bool,
+    /// How often something changed.
+    pub(super) changes: u64,
     /// The number of the last request, and of the last link.
     pub(super) numbers: u64,
     /// The links that have not said hello yet, so that closing reaches them.
@@ -87,11 +91,11 @@ impl Inner {
     ) -> Self {
         Self {
             root,
-            claim,
+            claim: Mutex::new(Some(claim)),
             clock: Arc::clone(&options.clock),
             options,
             exports,
-            listener,
+            listener: Mutex::new(listener.map(Arc::new)),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
             writing: Mutex::new(()),
@@ -104,7 +108,18 @@ impl Inner {
 
     /// Something changed that somebody may wait for.
     pub(super) fn tell(&self) {
+        self.lock().changes += 1;
         self.changed.notify_all();
+    }
+
+    pub(super) fn listener(&self) -> Option<Arc<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes room for another controller of this root.
+    pub(super) fn release(&self) {
+        drop(self.listener.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Waits until the condition holds, `timeout` at most; says whether it does.
@@ -143,7 +158,7 @@ impl Inner {
     }
 
     pub(super) fn socket_dir(&self) -> Option<PathBuf> {
-        self.listener.as_ref()?.path().parent().map(PathBuf::from)
+        self.listener()?.path().parent().map(PathBuf::from)
     }
 }
 

@@ -138,6 +138,10 @@ impl Exports {
             return ExportEnd::Failed(WorkerError::new("no_exporter", "no `omniprof` was found"));
         };
         let slot = (!task.follow).then(|| self.take_slot());
+        if lock(&self.running).get(&ticket).is_none_or(|running| running.killed) {
+            lock(&self.running).remove(&ticket);
+            return ExportEnd::Killed;
+        }
         let end = child::run(program, task, |process| self.register(ticket, process));
         drop(slot);
         let killed = lock(&self.running).remove(&ticket).is_none_or(|running| running.killed);

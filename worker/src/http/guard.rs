@@ -137,7 +137,7 @@ mod tests {
         let options = options("0.0.0.0:8790", Some("0123456789abcdef"));
         let host = (HOST, "192.0.2.7:8790");
         let unauthorized = Err(StatusCode::UNAUTHORIZED);
-        assert_eq!(ask(&options, &[host.clone()]), unauthorized);
+        assert_eq!(ask(&options, std::slice::from_ref(&host)), unauthorized);
         for value in ["Bearer wrong", "Bearer ", "Basic 0123456789abcdef", "0123456789abcdef"] {
             assert_eq!(ask(&options, &[host.clone(), (AUTHORIZATION, value)]), unauthorized);
         }

@@ -63,7 +63,7 @@ impl WorkerRun {
                 command: None,
             });
         }
-        if self.armed.is_some() || self.result.is_some() {
+        if !self.accepted {
             files.extend(self.exports.iter().map(|export| export.line(Path::new(""))));
         }
         files

@@ -129,7 +129,7 @@ impl Session {
         let spools: Vec<PathBuf> = self
             .runs
             .iter()
-            .filter(|run| run.has_spool())
+            .filter(|run| run.has_spool(&directory))
             .map(|run| directory.join(&run.record.spool))
             .collect();
         if let Some(merge) = self.merge.as_mut().filter(|_| settled) {
@@ -214,7 +214,7 @@ impl Session {
     pub(crate) fn due_sums(&mut self) -> Vec<(usize, PathBuf)> {
         let mut due = Vec::new();
         for (index, run) in self.runs.iter_mut().enumerate() {
-            if run.is_settled() && run.has_spool() && run.summing == Summing::Open {
+            if run.has_whole_spool() && run.summing == Summing::Open {
                 run.summing = Summing::Running;
                 due.push((index, self.directory.join(&run.record.spool)));
             }
@@ -232,6 +232,6 @@ impl Session {
 
     /// Whether no spool is left to be summed up.
     pub(crate) fn is_summed(&self) -> bool {
-        self.runs.iter().all(|run| !run.has_spool() || run.summing == Summing::Done)
+        self.runs.iter().all(|run| !run.has_whole_spool() || run.summing == Summing::Done)
     }
 }

@@ -7,6 +7,8 @@ use profiler_core::identity::WorkerIdentity;
 use profiler_core::schedule::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::start_request::StartRequest;
+
 use profiler_core::config::TraceFormat;
 
 /// The record's name, in the session's directory.
@@ -30,6 +32,8 @@ pub(crate) struct SessionRecord {
     pub(crate) asked: Instant,
     /// T0, once the workers were ready.
     pub(crate) t0: Option<Instant>,
+    /// What was asked, by which workers that join later are judged.
+    pub(crate) request: StartRequest,
     /// Whether to write one trace of all workers.
     pub(crate) merge: bool,
     /// Whether the start accepted that some workers miss.

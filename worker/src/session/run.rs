@@ -84,8 +84,20 @@ impl WorkerRun {
         self.result.is_some() || self.given_up
     }
 
-    /// Whether there is a spool that something can be read from.
-    pub(crate) fn has_spool(&self) -> bool {
+    /// Whether there is a spool that something can be read from: of a worker that says nothing,
+    /// what it has written so far.
+    pub(crate) fn has_spool(&self, directory: &Path) -> bool {
+        match &self.result {
+            Some(result) => result.spool_bytes > 0,
+            None => {
+                let spool = directory.join(&self.record.spool);
+                !self.accepted && spool.metadata().is_ok_and(|meta| meta.len() > 0)
+            }
+        }
+    }
+
+    /// Whether its spool changes no more.
+    pub(crate) fn has_whole_spool(&self) -> bool {
         self.result.as_ref().is_some_and(|result| result.spool_bytes > 0)
     }
 
@@ -125,7 +137,7 @@ impl WorkerRun {
     ) {
         let settled = self.is_settled();
         let spool = directory.join(&self.record.spool);
-        if settled && !self.has_spool() {
+        if settled && !self.has_spool(directory) {
             for export in &mut self.exports {
                 export.give_up();
             }

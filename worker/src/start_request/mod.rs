@@ -397,7 +397,7 @@ fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u
         Some(Either::Text(text)) => match text.as_str() {
             // Python's `str(None)`.
             "None" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| not_a_number(text)),
+            text => text.parse().map(Some).map_err(|_not_one| not_a_number(text)),
         },
         Some(Either::Other(value)) => Err(not_a_number(&value.to_string())),
     }

@@ -1,5 +1,6 @@
 //! Workers and exporters that behave as a test says.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,0 +1,130 @@
+//! Workers that join while a session records: they are taken into it, and marked `late`.
+
+use std::sync::Arc;
+use std::thread;
+
+use profiler_core::control::{AgentReply, AgentRequest, Commit, WorkerError};
+use profiler_core::schedule::StepSource;
+
+use super::ask::{Ask, no_answer};
+use super::start::{Chosen, arm, make_spool};
+use super::state::Inner;
+use crate::manifest::SessionState;
+use crate::session::{SessionRecord, WorkerRun};
+
+impl Inner {
+    /// Takes a worker that has just joined into the session that records, where it fits.
+    pub(super) fn spawn_late(self: &Arc<Self>, key: &str) {
+        if self.lock().current.is_none() {
+            return;
+        }
+        let (inner, key) = (Arc::clone(self), key.to_owned());
+        let spawned = thread::Builder::new()
+            .name("omniprof-late".to_owned())
+            .spawn(move || inner.take_late(&key));
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "a late worker is left out");
+        }
+    }
+
+    fn take_late(self: &Arc<Self>, key: &str) {
+        let Some((worker, record)) = self.late_worker(key) else { return };
+        let Ok(dir) = self.open_session(&record.session) else { return };
+        let (file, mut entry) = match make_spool(&dir, &worker) {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!(error = super::error::message(&error), "a late worker is left out");
+                return;
+            }
+        };
+        entry.late = true;
+        let ask = arm(&dir, &record, &worker, file, &entry);
+        let record = {
+            let mut state = self.lock();
+            let Some(session) = state.sessions.get_mut(&record.session) else { return };
+            if session.state() != SessionState::Recording {
+                return;
+            }
+            session.record.workers.push(entry.clone());
+            session.runs.push(WorkerRun::new(&entry));
+            session.record.clone()
+        };
+        if let Err(error) = self.keep_record(&dir, &record) {
+            tracing::warn!(error = super::error::message(&error), "no record was kept");
+        }
+        let timeout = self.options.arm_deadline;
+        let armed = self.ask_all(vec![ask], timeout).remove(key);
+        if self.late_armed(&record.session, key, armed.unwrap_or(Err(no_answer("arm", timeout)))) {
+            self.commit_late(&record, key);
+        }
+        self.run_exports(&record.session);
+        self.tell();
+    }
+
+    /// The worker and the session that it fits into, where there is one.
+    fn late_worker(&self, key: &str) -> Option<(Chosen, SessionRecord)> {
+        let mut state = self.lock();
+        state.release_current();
+        let session = state.sessions.get(state.current.as_ref()?)?;
+        let worker = state.workers.get(key)?;
+        let request = &session.record.request;
+        let known = session.runs.iter().any(|run| run.key() == key);
+        let counts = request.counts_steps().is_some();
+        if known
+            || session.state() != SessionState::Recording
+            || !request.selects(&worker.identity)
+            || (counts && worker.step_source == StepSource::None)
+        {
+            return None;
+        }
+        let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
+        let chosen = Chosen {
+            identity: worker.identity.clone(),
+            plan,
+            carries_files: worker.link.carries_files(),
+        };
+        Some((chosen, session.record.clone()))
+    }
+
+    /// Notes the answer to the arm; says whether the worker is to be committed.
+    fn late_armed(
+        &self,
+        session: &str,
+        key: &str,
+        answer: Result<AgentReply, WorkerError>,
+    ) -> bool {
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(session) else { return false };
+        let stopped = session.stop.is_some();
+        let Some(run) = session.run_mut(key) else { return false };
+        let error = match answer {
+            Ok(AgentReply::Armed(armed)) => {
+                run.take_armed(*armed);
+                // Stopped meanwhile: the keeper tells the worker.
+                return !stopped;
+            }
+            Ok(_) => WorkerError::new("protocol", "the answer to the arm is none"),
+            Err(error) => error,
+        };
+        // Nobody asked for it when the session began.
+        run.give_up(error);
+        run.accepted = true;
+        false
+    }
+
+    fn commit_late(&self, record: &SessionRecord, key: &str) {
+        let Some(t0) = record.t0 else { return };
+        let commit = Commit { fence: record.fence, t0 };
+        let ask = Ask { worker: key.to_owned(), request: AgentRequest::Commit(commit), file: None };
+        let timeout = self.options.answer_deadline;
+        let answer = self.ask_all(vec![ask], timeout).remove(key);
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(&record.session) else { return };
+        let Some(run) = session.run_mut(key) else { return };
+        match answer.unwrap_or(Err(no_answer("commit", timeout))) {
+            Ok(AgentReply::Committed { at }) => run.committed = Some(at),
+            Ok(_) => run.error = Some(WorkerError::new("protocol", "the answer is none")),
+            Err(error) => run.error = Some(error),
+        }
+    }
+}
