@@ -6,6 +6,7 @@
 //! when their creator's ring tells of them, or when the list of threads is read again; a thread
 //! that lives shorter than a tenth of a second may be missed then.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -21,7 +22,7 @@ use crate::refusal::Refusal;
 pub(crate) const STACK_BYTES: u32 = 16 << 10;
 
 /// The most descriptors that the inherited layout may take.
-const MAX_INHERITED_EVENTS: usize = 256;
+const MAX_INHERITED_EVENTS: usize = 1024;
 
 /// Memory that all rings together should take; kernel memory that cannot be swapped.
 const RINGS_BYTES: usize = 8 << 20;
@@ -304,9 +305,11 @@ impl PerfSampler {
     fn attach_per_thread(
         &mut self,
         process: &Process,
-        threads: Vec<u32>,
+        mut threads: Vec<u32>,
         poller: &Poller,
     ) -> Result<(), Refusal> {
+        // Each ring takes locked memory, of which an ordinary user has little: the busiest first.
+        threads.sort_by_cached_key(|thread| Reverse(process.thread_cpu_ns(*thread)));
         for thread in threads {
             match self.attach_thread(thread, poller) {
                 Ok(()) => {}

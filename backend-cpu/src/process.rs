@@ -88,6 +88,13 @@ impl Process {
         Some(name)
     }
 
+    /// The processor time of a thread in ns; 0 where the kernel does not tell.
+    pub(crate) fn thread_cpu_ns(&self, thread: u32) -> u64 {
+        let text = self.read(&format!("task/{thread}/schedstat"), 128).unwrap_or_default();
+        let first = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        std::str::from_utf8(first).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
     /// Opens a file that the process has mapped, by the path it knows.
     pub(crate) fn mapped_file(&self, path: &str) -> io::Result<File> {
         if self.own {
