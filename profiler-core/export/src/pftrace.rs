@@ -18,7 +18,7 @@ use profiler_core::record::{Counter, Sample, flag};
 
 use crate::capture::{Definitions, Place, Worker};
 use crate::label::{self, Label};
-use crate::proto::{Proto, Short};
+use crate::proto::{Proto as _, Short, message};
 use crate::timeline::{Draw, Drawn, ItemKind, Lane, TimelineCounts};
 
 use self::counters::CounterTracks;
@@ -158,9 +158,7 @@ impl<W: Write> Pftrace<W> {
         lane.last = Some(at.max(lane.last.unwrap_or(0)));
         packet.byte((field::packet::TIMESTAMP << 3) as u8);
         packet.varint(time);
-        for byte in &lane.sequence_field[..lane.sequence_field_len] {
-            packet.byte(*byte);
-        }
+        packet.put(&lane.sequence_field[..lane.sequence_field_len]);
     }
 
     /// A slice's beginning or an instant.
@@ -173,66 +171,58 @@ impl<W: Write> Pftrace<W> {
         let inline_name = matches!(label, Label::Step(_));
         let iid = if inline_name { 0 } else { self.label_iid(label) };
         let (flow_from, flow_to, correlation) = self.flow(drawn);
-        let mut event = Short::new();
-        event.byte((field::event::TYPE << 3) as u8);
-        event.byte(event_type);
-        event.byte((field::event::CATEGORY_IIDS << 3) as u8);
-        event.byte(label::category(drawn) as u8 + 1);
+        let state = &mut self.lanes[lane];
+        let word = iid as usize / 64;
+        let is_known = state.interned.get(word).is_some_and(|bits| bits >> (iid % 64) & 1 == 1);
+        let is_long = self.args == EventArguments::Full || inline_name || is_unfinished(drawn);
+        self.packets += 1;
+        // Every length fits in a byte: a short packet holds a few varints.
+        let mut packet = Short::new();
+        let in_packet = packet.begin((field::trace::PACKET << 3 | 2) as u8);
+        Self::head(state, drawn.item.start, &mut packet);
+        let in_event = packet.begin((field::packet::TRACK_EVENT << 3 | 2) as u8);
+        packet.byte((field::event::TYPE << 3) as u8);
+        packet.byte(event_type);
+        packet.byte((field::event::CATEGORY_IIDS << 3) as u8);
+        packet.byte(label::category(drawn) as u8 + 1);
         if !inline_name {
-            event.byte((field::event::NAME_IID << 3) as u8);
-            event.varint(u64::from(iid));
+            packet.byte((field::event::NAME_IID << 3) as u8);
+            packet.varint(u64::from(iid));
         }
         if flow_from != 0 {
-            event.varint(u64::from(field::event::FLOW_IDS_OLD) << 3);
-            event.varint(flow_from);
+            packet.varint(u64::from(field::event::FLOW_IDS_OLD) << 3);
+            packet.varint(flow_from);
         }
         if flow_to != 0 {
-            event.varint(u64::from(field::event::TERMINATING_FLOW_IDS_OLD) << 3);
-            event.varint(flow_to);
+            packet.varint(u64::from(field::event::TERMINATING_FLOW_IDS_OLD) << 3);
+            packet.varint(flow_to);
         }
         if correlation != 0 {
-            let mut annotation = Short::new();
-            annotation.byte((field::annotation::NAME_IID << 3) as u8);
-            annotation.byte(args::CORRELATION as u8);
-            annotation.byte((field::annotation::UINT << 3) as u8);
-            annotation.varint(correlation);
-            event.byte((field::event::DEBUG_ANNOTATIONS << 3 | 2) as u8);
-            event.byte(annotation.as_slice().len() as u8);
-            for byte in annotation.as_slice() {
-                event.byte(*byte);
-            }
+            let annotation = packet.begin((field::event::DEBUG_ANNOTATIONS << 3 | 2) as u8);
+            packet.byte((field::annotation::NAME_IID << 3) as u8);
+            packet.byte(args::CORRELATION as u8);
+            packet.byte((field::annotation::UINT << 3) as u8);
+            packet.varint(correlation);
+            packet.end(annotation);
         }
-        self.packets += 1;
-        let state = &mut self.lanes[lane];
-        let mut head = Short::new();
-        Self::head(state, drawn.item.start, &mut head);
-        let word = iid as usize / 64;
-        let known =
-            inline_name || state.interned.get(word).is_some_and(|bits| bits >> (iid % 64) & 1 == 1);
-        let is_long = self.args == EventArguments::Full || inline_name || is_unfinished(drawn);
-        if known && !is_long {
-            let (head, event) = (head.as_slice(), event.as_slice());
-            let len = head.len() + 2 + event.len();
-            // Both lengths fit in a byte: nothing in such a packet is longer than a few varints.
-            self.buffer.extend_from_slice(&[(field::trace::PACKET << 3 | 2) as u8, len as u8]);
-            self.buffer.extend_from_slice(head);
-            let event_tag = (field::packet::TRACK_EVENT << 3 | 2) as u8;
-            self.buffer.extend_from_slice(&[event_tag, event.len() as u8]);
-            self.buffer.extend_from_slice(event);
+        if is_known && !is_long {
+            packet.end(in_event);
+            packet.end(in_packet);
+            self.buffer.extend_from_slice(packet.as_slice());
             return self.spill();
         }
-        self.long_event(lane, drawn, label, iid, known, head.as_slice(), event.as_slice())
+        let written = packet.as_slice();
+        // What stands in front of the event, without the tag and length of the event itself.
+        let head = &written[in_packet..in_event - 2];
+        self.long_event(lane, drawn, label, head, &written[in_event..])
     }
 
     /// The same for events that carry more: a name's first use, all arguments, a step.
-    #[expect(clippy::too_many_arguments, reason = "the second half of `event`")]
     fn long_event(
         &mut self,
         lane: usize,
         drawn: &Drawn<'_>,
         label: Label,
-        iid: u32,
-        known: bool,
         head: &[u8],
         event: &[u8],
     ) -> io::Result<()> {
@@ -247,19 +237,22 @@ impl<W: Write> Pftrace<W> {
         }
         let mut packet = head.to_vec();
         packet.bytes(field::packet::TRACK_EVENT, &event);
-        if !known {
+        if !matches!(label, Label::Step(_)) {
+            let iid = self.label_iid(label);
             let state = &mut self.lanes[lane];
-            let word = iid as usize / 64;
+            let (word, bit) = (iid as usize / 64, 1 << (iid % 64));
             if state.interned.len() <= word {
                 state.interned.resize(word + 1, 0);
             }
-            state.interned[word] |= 1 << (iid % 64);
-            let mut name = Vec::new();
-            name.uint(field::interned_text::IID, u64::from(iid));
-            name.text(field::interned_text::TEXT, &label.text(drawn.definitions));
-            let mut interned = Vec::new();
-            interned.bytes(field::interned::EVENT_NAMES, &name);
-            packet.bytes(field::packet::INTERNED_DATA, &interned);
+            if state.interned[word] & bit == 0 {
+                state.interned[word] |= bit;
+                message(&mut packet, field::packet::INTERNED_DATA, |interned| {
+                    message(interned, field::interned::EVENT_NAMES, |name| {
+                        name.uint(field::interned_text::IID, u64::from(iid));
+                        name.text(field::interned_text::TEXT, &label.text(drawn.definitions));
+                    });
+                });
+            }
         }
         self.buffer.bytes(field::trace::PACKET, &packet);
         self.spill()
@@ -339,15 +332,15 @@ impl<W: Write> Draw for Pftrace<W> {
     #[inline]
     fn end_slice(&mut self, lane: usize, at: u64) -> io::Result<()> {
         let mut packet = Short::new();
+        let in_packet = packet.begin((field::trace::PACKET << 3 | 2) as u8);
         Self::head(&mut self.lanes[lane], at, &mut packet);
-        packet.byte((field::packet::TRACK_EVENT << 3 | 2) as u8);
-        packet.byte(2);
+        let in_event = packet.begin((field::packet::TRACK_EVENT << 3 | 2) as u8);
         packet.byte((field::event::TYPE << 3) as u8);
         packet.byte(field::event::TYPE_SLICE_END);
-        let packet = packet.as_slice();
+        packet.end(in_event);
+        packet.end(in_packet);
         self.packets += 1;
-        self.buffer.extend_from_slice(&[(field::trace::PACKET << 3 | 2) as u8, packet.len() as u8]);
-        self.buffer.extend_from_slice(packet);
+        self.buffer.extend_from_slice(packet.as_slice());
         self.spill()
     }
 

@@ -56,11 +56,31 @@ pub(crate) struct Short {
 }
 
 impl Short {
-    const ROOM: usize = 112;
+    const ROOM: usize = 128;
 
     #[inline]
     pub(crate) fn new() -> Self {
         Self { bytes: [0; Self::ROOM], len: 0 }
+    }
+
+    /// Leaves room for the length of a message that begins here, and returns where.
+    #[inline]
+    pub(crate) fn begin(&mut self, tag: u8) -> usize {
+        self.byte(tag);
+        self.byte(0);
+        self.len
+    }
+
+    /// Writes the length of the message that began there; it is below 128.
+    #[inline]
+    pub(crate) fn end(&mut self, begin: usize) {
+        self.bytes[begin - 1] = (self.len - begin) as u8;
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
     }
 
     #[inline]

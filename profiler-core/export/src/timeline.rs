@@ -15,7 +15,7 @@ mod lanes;
 
 pub(crate) use consumer::Timeline;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 
 use profiler_core::record::{Counter, Sample};
@@ -152,7 +152,7 @@ pub(crate) struct TimelineCounts {
 struct Track {
     key: TrackKey,
     /// In order.
-    items: Vec<Item>,
+    items: VecDeque<Item>,
     /// Came after a later one; in no order.
     late: Vec<Item>,
     lanes: TrackLanes,
@@ -223,7 +223,7 @@ impl Tracks {
         if index == next {
             self.tracks.push(Track {
                 key,
-                items: Vec::new(),
+                items: VecDeque::new(),
                 late: Vec::new(),
                 lanes: TrackLanes::new(key.kind.nests()),
                 given_until: 0,
@@ -241,9 +241,9 @@ impl Tracks {
         self.epoch_bytes += size_of::<Item>() + row.len() * 8 + heap.len();
         self.kept_items += 1;
         let track = &mut self.tracks[index];
-        match track.items.last() {
+        match track.items.back() {
             Some(last) if item.precedes(last) => track.late.push(item),
-            _ => track.items.push(item),
+            _ => track.items.push_back(item),
         }
     }
 
@@ -357,7 +357,7 @@ impl Track {
         let due = items.partition_point(is_due);
         let late_due = late.partition_point(is_due);
         let mut rest = late[..late_due].iter().peekable();
-        for item in &items[..due] {
+        for item in items.range(..due) {
             while let Some(earlier) = rest.next_if(|earlier| earlier.precedes(item)) {
                 self.give(earlier, out)?;
             }

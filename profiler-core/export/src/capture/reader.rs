@@ -41,7 +41,7 @@ pub(super) struct WorkerReader {
     waiting: Waiting,
     /// Blocks that were skimmed and not read yet, by where their first instants lie, then by
     /// their order in the file.
-    pending: BTreeMap<(u64, u64), BlockHead>,
+    pending: BTreeMap<(u64, u64), Pending>,
     skimmed: u64,
     last_key: u64,
     /// The latest instant handed out since the newest window was known to be open.
@@ -49,11 +49,20 @@ pub(super) struct WorkerReader {
     scratch: Vec<u64>,
 }
 
+/// A block that was skimmed.
+struct Pending {
+    head: BlockHead,
+    /// The survey's version by which its instants were placed.
+    version: u64,
+}
+
 struct StreamState {
     info: StreamInfo,
     ids: StreamIds,
     map: TimeMap,
     map_version: u64,
+    /// Where the first instant of the block skimmed last lies.
+    skimmed: u64,
 }
 
 /// Blocks that are looked at before the first of them is read.
@@ -319,21 +328,27 @@ impl WorkerReader {
     ) -> Result<bool, CaptureError> {
         loop {
             self.skim(definitions)?;
-            let Some((&key, head)) = self.pending.first_key_value() else { return Ok(false) };
-            if limit != u64::MAX && !self.is_due(key.0, head, limit) {
+            let Some((&key, next)) = self.pending.first_key_value() else { return Ok(false) };
+            if limit != u64::MAX && !self.is_due(key.0, &next.head, limit) {
                 return Ok(false);
             }
-            let Some(head) = self.pending.remove(&key) else { return Ok(false) };
-            if self.source.load(&head)? {
-                return Ok(true);
+            let Some(next) = self.pending.remove(&key) else { return Ok(false) };
+            if !self.source.load(&next.head)? {
+                continue;
             }
+            // Where a clock was set back its readings come twice; which one a block means was
+            // seen when it was skimmed, among its neighbours in the file.
+            if next.version == self.survey.version {
+                self.stream(next.head.stream).map.expect(key.0);
+            }
+            return Ok(true);
         }
     }
 
     /// Whether all rows of a growing spool that belong before a block are known.
     fn is_due(&self, first: u64, head: &BlockHead, limit: u64) -> bool {
         let map = self.streams.get(&head.stream.0).map(|stream| &stream.map);
-        let last = map.map_or(0, |map| map.probe(head.last_time));
+        let last = map.map_or(0, |map| map.probe(head.last_time, first));
         last < limit && first.saturating_add(LAG_NS) < limit
     }
 
@@ -351,12 +366,18 @@ impl WorkerReader {
             if !is_row(head.kind) {
                 continue;
             }
-            let map = &self.stream(head.stream).map;
+            let version = self.survey.version;
+            let stream = self.stream(head.stream);
             // Rows without instants stay beside their neighbours.
-            let known = if head.first_time == 0 { 0 } else { map.probe(head.first_time) };
-            let key = if known == 0 { self.last_key } else { known };
-            self.last_key = key;
-            self.pending.insert((key, self.skimmed), head);
+            let known = match head.first_time {
+                0 => 0,
+                first => stream.map.probe(first, stream.skimmed),
+            };
+            if known != 0 {
+                stream.skimmed = known;
+                self.last_key = known;
+            }
+            self.pending.insert((self.last_key, self.skimmed), Pending { head, version });
         }
         Ok(())
     }
@@ -377,6 +398,7 @@ impl WorkerReader {
                 ids: StreamIds::default(),
                 map: TimeMap::default(),
                 map_version: 0,
+                skimmed: 0,
             });
             let before = std::mem::replace(&mut state.map, map);
             state.map.resume(&before);

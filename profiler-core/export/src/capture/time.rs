@@ -160,10 +160,15 @@ impl TimeMap {
         !self.pieces.is_empty()
     }
 
-    /// An instant on the axis, without a trace.
-    pub(super) fn probe(&self, at: u64) -> u64 {
-        let index = if self.overlapping { self.nearest(at) } else { self.search(at) };
+    /// An instant on the axis; where several fit, the one nearest to `near`.
+    pub(super) fn probe(&self, at: u64, near: u64) -> u64 {
+        let index = if self.overlapping { self.nearest(at, near) } else { self.search(at) };
         index.map_or(0, |index| self.pieces[index].map(at))
+    }
+
+    /// The next instants lie near this one of the axis.
+    pub(super) fn expect(&mut self, near: u64) {
+        self.last = near;
     }
 
     /// Takes over where the map before this one stood.
@@ -201,7 +206,7 @@ impl TimeMap {
 
     #[cold]
     fn map_elsewhere(&mut self, at: u64) -> u64 {
-        let chosen = if self.overlapping { self.nearest(at) } else { self.search(at) };
+        let chosen = if self.overlapping { self.nearest(at, self.last) } else { self.search(at) };
         let Some(index) = chosen else {
             self.outside += 1;
             return self.last.max(1);
@@ -217,7 +222,7 @@ impl TimeMap {
         after.checked_sub(1)
     }
 
-    fn nearest(&self, at: u64) -> Option<usize> {
+    fn nearest(&self, at: u64, near: u64) -> Option<usize> {
         let mut best: Option<(bool, u64, usize)> = None;
         for (index, piece) in self.pieces.iter().enumerate() {
             let gap = if piece.holds(at) {
@@ -226,8 +231,8 @@ impl TimeMap {
                 piece.from.abs_diff(at).min(piece.to.abs_diff(at))
             };
             let distance = match gap {
-                0 if self.last == 0 => 0,
-                0 => piece.map(at).abs_diff(self.last),
+                0 if near == 0 => 0,
+                0 => piece.map(at).abs_diff(near),
                 gap => gap,
             };
             let candidate = (gap != 0, distance, index);

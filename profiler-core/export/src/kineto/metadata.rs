@@ -87,9 +87,10 @@ impl<W: Write> Kineto<W> {
         self.begin_event();
         let at = self.since_base(last);
         let buffer = &mut self.buffer;
-        buffer.extend_from_slice(
-            br#"{"ph":"i","s":"g","name":"Record Window End","pid":"","tid":"","ts":"#,
-        );
+        let pid = self.workers.first().map_or(0, |worker| worker.pid);
+        buffer.extend_from_slice(br#"{"ph":"i","s":"g","name":"Record Window End","pid":"#);
+        number(buffer, u64::from(pid));
+        buffer.extend_from_slice(br#","tid":0,"ts":"#);
         time(buffer, at);
         buffer.extend_from_slice(b"}\n],\n\"traceName\":");
         escape(buffer, &self.name);
@@ -216,7 +217,11 @@ impl<W: Write> Kineto<W> {
             TrackKind::Thread { thread } => {
                 let known = worker.threads.get(&thread).map_or("", |info| info.name.as_str());
                 let tid = u64::from(ids.pids.thread(thread));
-                (host, tid, format!("thread {thread} ({known})"))
+                let name = match known {
+                    "" => format!("thread {thread}"),
+                    known => format!("thread {thread} ({known})"),
+                };
+                (host, tid, name)
             }
             TrackKind::Overhead => (host, 1, "overhead".to_owned()),
             TrackKind::Steps => (host, 2, "steps".to_owned()),
