@@ -4,7 +4,7 @@
 
 mod cli_support;
 
-use cli_support::{Place, Serving};
+use cli_support::{Place, Ran, Serving};
 use profiler_core::trace_path::{SessionId, TraceRoot};
 use serde_json::{Value, json};
 
@@ -272,4 +272,55 @@ fn a_root_has_one_server_and_is_found_by_it() {
     assert_eq!(place.run(&["prune", "--dry-run"]).code, Some(0));
     assert!(serving.end().success());
     assert_eq!(place.run(&["recover"]).code, Some(0), "nobody holds the root any more");
+}
+
+/// Runs `omniprof` with a file system of its own mounted at `root`; `None` where this user may not
+/// mount one.
+fn run_on_mount(place: &Place, options: &str, words: &str) -> Option<Ran> {
+    std::fs::create_dir(place.join("root")).unwrap();
+    let omniprof = env!("CARGO_BIN_EXE_omniprof");
+    let script = format!(
+        "mount -t tmpfs -o {options} none root 2>/dev/null || exit 77; exec {omniprof} {words}"
+    );
+    let ran = place.run_program("unshare", &["--map-root-user", "--mount", "sh", "-c", &script]);
+    (ran.code != Some(77) && !ran.err.starts_with("unshare:")).then_some(ran)
+}
+
+#[test]
+fn a_read_only_root_is_told() {
+    let place = Place::new();
+    let serve = "serve --listen 127.0.0.1:0 --dir root";
+    match run_on_mount(&place, "ro,mode=700", serve) {
+        Some(ran) => ran.failed(1, "is on a read-only file system: give another directory"),
+        None => println!("skipped: this user may not mount"),
+    }
+}
+
+#[test]
+fn a_full_root_is_told() {
+    let place = Place::new();
+    let serve = "serve --listen 127.0.0.1:0 --dir root";
+    // One inode is the root itself: none is left for anything in it.
+    match run_on_mount(&place, "nr_inodes=1,mode=700", serve) {
+        Some(ran) => ran.failed(1, "no space is left for"),
+        None => println!("skipped: this user may not mount"),
+    }
+}
+
+#[test]
+fn a_root_of_another_owner_or_open_to_all_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new();
+    let open = place.join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let words = ["serve", "--listen", "127.0.0.1:0", "--dir", "open"];
+    place.run(&words).failed(1, "everybody may write into");
+    assert_eq!(open.read_dir().unwrap().count(), 0);
+    if rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&open, Some(12_345), None).unwrap();
+        place.run(&words).failed(1, "belongs to user 12345");
+        assert_eq!(open.read_dir().unwrap().count(), 0);
+    }
 }

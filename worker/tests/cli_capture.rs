@@ -7,11 +7,12 @@
 mod cli_support;
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cli_support::{Place, Serving, until};
+use cli_support::{Place, Ran, Serving, until};
 use profiler_agent::Agent;
 use profiler_core::schedule::StepSource;
 use serde_json::{Value, json};
@@ -46,6 +47,15 @@ impl Drop for Work {
         self.go.store(false, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
     }
+}
+
+/// Runs a command and interrupts it as Ctrl-C does, once something is so.
+fn interrupted(mut command: Command, mut is_so: impl FnMut() -> bool) -> Ran {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the command is under way", || is_so().then_some(()));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    Ran::of(child.wait_with_output().unwrap())
 }
 
 fn spool(root: &std::path::Path, manifest: &Value) -> PathBuf {
@@ -151,6 +161,15 @@ fn a_capture_from_start_to_summary() {
     assert_eq!(merged.code, Some(0), "{merged}");
     assert!(merged.out.contains("all.pftrace"), "{merged}");
 
+    // Called off, a capture is stopped in order and an export leaves nothing behind.
+    let waiting = place.command(&["start", "--wait", "--json", "--dir", "traces"]);
+    let called_off = interrupted(waiting, || {
+        let status = to(&["status", "--json"]).json(0);
+        !status["session"].is_null()
+    });
+    let manifest = called_off.json(130);
+    assert_eq!(manifest["workers"][0]["state"], "complete", "{manifest:#}");
+
     // The controller dies while the worker records; what was recorded is exported afterwards.
     let started = to(&["start", "--prefix", "orphan", "--json"]).json(0);
     let orphan = started["session"].as_str().unwrap().to_owned();
@@ -158,6 +177,18 @@ fn a_capture_from_start_to_summary() {
         let summary = to(&["summary", &orphan]);
         summary.out.contains("decode").then_some(())
     });
+    let file = root.join(&orphan).join("stage0-thinker");
+    let spool = std::fs::read_dir(&file).unwrap().map(|entry| entry.unwrap().path());
+    let spool = spool.into_iter().find(|path| path.extension().is_some_and(|e| e == "spool"));
+    let folder = place.join("out");
+    std::fs::create_dir(&folder).unwrap();
+    let (spool, output) = (spool.unwrap(), folder.join("a.json"));
+    let mut following = place.command(&["export", "--follow", "--format", "kineto"]);
+    following.arg(&spool).arg("--output").arg(&output);
+    let count = || std::fs::read_dir(&folder).unwrap().count();
+    let called_off = interrupted(following, || count() == 1);
+    assert_eq!(called_off.code, Some(130), "{called_off}");
+    assert_eq!(count(), 0, "nothing is left");
     serving.kill();
     let listing = to(&["list", "--json"]).json(0);
     let last = listing["sessions"].as_array().unwrap().last().unwrap().clone();

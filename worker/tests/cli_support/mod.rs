@@ -60,13 +60,26 @@ impl Place {
         Ran::of(self.command(words).output().unwrap())
     }
 
+    /// Another program, in the same folder and environment, with a plain `PATH`.
+    pub(crate) fn run_program(&self, program: &str, words: &[&str]) -> Ran {
+        let mut command = Command::new(program);
+        command
+            .args(words)
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("TMPDIR", self.path())
+            .stdin(Stdio::null());
+        Ran::of(command.output().unwrap())
+    }
+
     pub(crate) fn run_with(&self, variables: &[(&str, &str)], words: &[&str]) -> Ran {
         Ran::of(self.command(words).envs(variables.iter().copied()).output().unwrap())
     }
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),
