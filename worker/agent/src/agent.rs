@@ -270,6 +270,18 @@ fn default_root() -> PathBuf {
 
 /// Whether a link's thread runs here that is not of this copy of the library.
 fn has_foreign_link() -> bool {
+    const TRIES: u32 = 50;
+    // A thread of ours that was joined may be seen for another moment.
+    for _ in 0..TRIES {
+        if !has_link_thread() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+fn has_link_thread() -> bool {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
     let is_link = |task: &Path| {
         std::fs::read(task.join("comm")).is_ok_and(|name| name.starts_with(b"omniprof-link"))

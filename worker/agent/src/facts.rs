@@ -2,7 +2,10 @@
 
 use profiler_core::control::Arm;
 use profiler_core::identity::WorkerIdentity;
-use profiler_core::sink::RecordSink;
+use profiler_core::record::{HeapRef, ProcessDef};
+use profiler_core::sink::{Batch, Emit, RecordSink};
+
+use crate::session::OWN_STREAM;
 
 /// Parts of a name that mark a value as secret.
 const SECRET_WORDS: &[&str] =
@@ -37,7 +40,9 @@ pub(crate) fn write(sink: &dyn RecordSink, worker: &WorkerIdentity, arm: &Arm, j
         sink.fact("host.usable_cpus", &cpus.to_string());
     }
     sink.fact("process.program", &worker.program);
-    sink.fact("process.command_line", &command_line(pid));
+    let command_line = command_line(pid);
+    sink.fact("process.command_line", &command_line.join(" "));
+    define_process(sink, worker, &command_line);
     for (key, value) in [
         ("worker.stage", worker.stage.map(|stage| stage.to_string())),
         ("worker.role", worker.role.clone()),
@@ -67,15 +72,29 @@ pub(crate) fn write(sink: &dyn RecordSink, worker: &WorkerIdentity, arm: &Arm, j
     }
 }
 
-/// The command line of a process with secrets masked, parts separated by a space.
-pub(crate) fn command_line(pid: u32) -> String {
+/// Names the process, also where no backend for the host does.
+fn define_process(sink: &dyn RecordSink, worker: &WorkerIdentity, command_line: &[String]) {
+    let mut heap = Vec::new();
+    let process = ProcessDef {
+        name: HeapRef::push(&mut heap, worker.program.as_bytes()),
+        command_line: HeapRef::push(&mut heap, command_line.join("\0").as_bytes()),
+        process: worker.pid,
+        parent: 0,
+    };
+    // Where the sink is full already, the facts say the same.
+    let _emitted: Emit = sink.emit(&[Batch::with_heap(OWN_STREAM, &[process], &heap)]);
+}
+
+/// The command line of a process with secrets masked.
+pub(crate) fn command_line(pid: u32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let bytes = &bytes[..bytes.len().min(MAX_COMMAND_LINE_BYTES)];
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
     let parts: Vec<String> = bytes
         .split(|byte| *byte == 0)
         .map(|part| String::from_utf8_lossy(part).into_owned())
         .collect();
-    mask(&parts).join(" ").trim_end().to_owned()
+    mask(&parts)
 }
 
 /// Masks what follows a name that sounds like a secret: `--token X`, `--token=X`, `TOKEN=X`, and

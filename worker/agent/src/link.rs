@@ -19,8 +19,9 @@ use profiler_core::control::MAX_FRAME_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, recvmsg,
+    sendmsg, shutdown, socket_with, sockopt,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -116,11 +117,19 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`LinkError::Io`] where nobody listens there.
+    /// [`LinkError::Io`] where nobody listens there, or whoever does is too busy to accept: this
+    /// never waits.
     pub fn connect(path: &Path) -> Result<Self, LinkError> {
-        let stream = UnixStream::connect(path)
-            .map_err(|source| LinkError::Io { what: "cannot connect to the controller", source })?;
-        Ok(Self::new(stream))
+        let failed = |errno: Errno| LinkError::Io {
+            what: "cannot connect to the controller",
+            source: errno.into(),
+        };
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
+        rustix::net::connect(&socket, &address).map_err(failed)?;
+        Ok(Self::new(UnixStream::from(socket)))
     }
 
     /// A link over a connected stream (of an accepting socket, of a pair).
@@ -520,6 +529,18 @@ mod tests {
         let frame = [2, 0, 0, 0, b'"', b'"'];
         sendmsg(&raw, &[IoSlice::new(&frame)], &mut control, SendFlags::empty()).unwrap();
         assert!(matches!(link.recv::<String>(), Err(LinkError::TooManyDescriptors)));
+    }
+
+    #[test]
+    fn a_listener_that_accepts_nobody_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        assert!(matches!(Connection::connect(&path), Err(LinkError::Io { .. })));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let links: Vec<_> = (0..8).map(|_| Connection::connect(&path)).collect();
+        assert!(links.iter().any(Result::is_ok));
+        assert!(links.iter().any(Result::is_err), "the queue is full");
     }
 
     #[test]

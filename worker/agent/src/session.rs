@@ -22,7 +22,7 @@ use crate::fork::NotInherited;
 use crate::spans::SpanSession;
 
 /// The stream of the agent's own rows, which every spool has.
-const OWN_STREAM: StreamId = StreamId(0);
+pub(crate) const OWN_STREAM: StreamId = StreamId(0);
 
 /// Backends are flushed so often.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -275,8 +275,12 @@ impl Session {
         }
         if std::mem::take(&mut running.start_backends) {
             drop(running);
-            self.start_backends();
+            let failed = self.start_backends();
             running = lock(&self.running);
+            if let Some(code) = failed {
+                let now = self.clock.now();
+                running.act(self, |machine, out| machine.stop(now, &code, out));
+            }
         }
         if now.monotonic_ns >= running.next_tell {
             running.next_tell = now.monotonic_ns + TELL_EVERY_NS;
@@ -357,7 +361,9 @@ impl Session {
         }
     }
 
-    fn start_backends(&self) {
+    /// Starts what a long delay kept waiting; what cannot start ends the session, by its code.
+    fn start_backends(&self) -> Option<String> {
+        let mut failed = None;
         for backend in lock(&self.backends).iter_mut().filter(|backend| !backend.is_started()) {
             if let Err(error) = backend.start() {
                 let message = format!(
@@ -366,8 +372,10 @@ impl Session {
                     profiler_core::error::chain(&error)
                 );
                 lock(&self.faults).fail(WorkerError::new(error.code(), message));
+                failed = Some(error.code().to_owned());
             }
         }
+        failed
     }
 
     /// The flusher's life: the only caller of `flush`.

@@ -52,6 +52,7 @@ struct FaultySession {
 }
 
 static FLUSHES: AtomicU32 = AtomicU32::new(0);
+static STARTS: AtomicU32 = AtomicU32::new(0);
 
 impl ProfilerBackend for Faulty {
     fn id(&self) -> BackendId {
@@ -84,6 +85,7 @@ impl ProfilerBackend for Faulty {
 
 impl ProfileSession for FaultySession {
     fn start(&mut self) -> Result<(), BackendError> {
+        STARTS.fetch_add(1, Ordering::SeqCst);
         match self.fault {
             Fault::Start => {
                 Err(BackendError::Vendor { call: "enable", code: 39, name: "BUSY".to_owned() })
@@ -381,6 +383,40 @@ fn an_arm_without_a_commit_disarms_itself() {
     assert!(result.windows.is_empty() && result.spool_closed);
     assert!(controller.commit(1).is_err());
     assert_idle(&mut controller);
+}
+
+#[test]
+fn a_long_delay_starts_the_backends_one_step_ahead() {
+    let _turn = turn();
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    for fault in [Fault::Unrecorded, Fault::Start] {
+        let (builder, _) = faulty(fault);
+        let (_agent, mut controller, _) =
+            connect(builder.clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
+        let spool = spool_file();
+        let schedule = Schedule { delay_ms: 60_000, ..Schedule::default() };
+        let before = STARTS.load(Ordering::SeqCst);
+        controller.arm(Arm { schedule, ..arm(1) }, Some(&spool.file)).unwrap();
+        let commit = profiler_core::control::Commit { fence: 1, t0: clock.now() };
+        controller.ask(AgentRequest::Commit(commit), None).unwrap();
+        clock.advance(58_000_000_000);
+        controller.ask(AgentRequest::Status, None).unwrap();
+        assert_eq!(STARTS.load(Ordering::SeqCst), before);
+        clock.advance(1_500_000_000);
+        assert!(eventually(|| STARTS.load(Ordering::SeqCst) > before));
+        if fault == Fault::Start {
+            let (result, _) = controller.finished();
+            assert_eq!((result.stopped_by.as_str(), result.windows.len()), ("vendor", 0));
+            assert_eq!(result.error.unwrap().code, "vendor");
+            continue;
+        }
+        clock.advance(1_000_000_000);
+        let t1 = clock.now();
+        let stop = profiler_core::control::Stop { fence: 1, t1, reason: "request".to_owned() };
+        controller.ask(AgentRequest::Stop(stop), None).unwrap();
+        let (result, _) = controller.finished();
+        assert_eq!((result.error, result.windows.len()), (None, 1));
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ const WORKERS: u32 = 16;
 const RANK: &str = "OMNIPROF_FIGURES_RANK";
 const LOADED: &str = "OMNIPROF_FIGURES_LOADED";
 const DEADLINE: Duration = Duration::from_secs(60);
-/// So many markers are emitted on a signal that nobody but the kernel gives.
+/// What each worker marks.
 const SIGNAL: &str = "common signal";
 
 pub(super) fn figures() -> Vec<FigureEntry> {
@@ -228,7 +228,7 @@ pub(super) fn be_worker() -> anyhow::Result<ExitCode> {
 
 /// Computes for as long as the process lives, with a pause now and then as the demo's stages have.
 fn work() {
-    let mut numbers: Vec<f32> = (0..65_536_u16).map(f32::from).collect();
+    let mut numbers: Vec<f32> = (0..=u16::MAX).map(f32::from).collect();
     loop {
         let _span = profiler_agent::span("work").enter();
         for _ in 0..200 {
