@@ -220,6 +220,12 @@ impl Dir {
         Ok(entries)
     }
 
+    /// The inode of an entry, found without opening it.
+    pub(super) fn inode(&self, name: &str) -> Option<u64> {
+        check_name(name).ok()?;
+        statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_ino)
+    }
+
     fn is_symlink(&self, name: &str) -> bool {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)

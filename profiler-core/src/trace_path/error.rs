@@ -135,3 +135,30 @@ impl TraceRootError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_the_system_have_names_and_say_what_to_do() {
+        let told = |errno| {
+            let error = TraceRootError::from_errno("making", Path::new("/t/x"), errno);
+            (error.code(), error.to_string())
+        };
+        for (errno, code, said) in [
+            (Errno::NOENT, "not_found", "does not exist"),
+            (Errno::ROFS, "read_only", "`--dir`"),
+            (Errno::NOSPC, "disk_full", "omniprof prune"),
+            (Errno::DQUOT, "disk_full", "omniprof prune"),
+            (Errno::LOOP, "symlink", "remove it"),
+            (Errno::EXIST, "exists", "is not replaced"),
+            (Errno::ACCESS, "permission", "by user"),
+            (Errno::IO, "io", "making /t/x failed"),
+        ] {
+            let (found, text) = told(errno);
+            assert_eq!(found, code);
+            assert!(text.contains(said) && text.contains("/t/x"), "{text}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod component;
 mod dir;
 mod error;
 mod label;
+mod locks;
 mod policy;
 mod root;
 mod session_id;

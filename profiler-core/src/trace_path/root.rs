@@ -1,16 +1,17 @@
 //! The directory that holds all sessions, and what is done below it.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock, fstatvfs, ftruncate};
-use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::aside::{AsideFile, from_io};
 use super::dir::{Dir, EntryKind};
 use super::error::TraceRootError;
+use super::locks;
 use super::policy::{TracePath, TracePathPolicy};
 use super::session_id::SessionId;
 
@@ -111,19 +112,17 @@ impl TraceRoot {
     /// All sessions with their sizes and whether a writer lives, oldest first. A session that
     /// cannot be looked into (removed meanwhile, planted) is passed over.
     ///
-    /// Not for a process that itself writes a spool here: it would lose its lock on it, as
-    /// process-owned locks go when any descriptor of the file is closed.
-    ///
     /// # Errors
     ///
     /// [`TraceRootError`] where the directory cannot be listed.
     pub fn sessions(&self) -> Result<Vec<SessionEntry>, TraceRootError> {
+        let own = locks::own_inodes();
         let mut sessions = Vec::new();
         for id in self.session_ids()? {
             let Ok(session) = self.open_session(&id) else { continue };
             let Ok(files) = session.files() else { continue };
             let bytes = files.iter().map(|(_, bytes)| bytes).sum();
-            let live = session.is_live(&files);
+            let live = session.is_live(&files, &own);
             sessions.push(SessionEntry { id, bytes, files: files.len(), live });
         }
         Ok(sessions)
@@ -191,7 +190,7 @@ impl TraceRoot {
         }
         ftruncate(&file, 0).map_err(|e| TraceRootError::from_errno("writing", &path, e))?;
         file.write_all(holder.as_bytes()).map_err(|error| from_io("writing", &path, error))?;
-        Ok(RootClaim { _file: file })
+        Ok(RootClaim { file })
     }
 
     /// What the live controller of this root says of itself, `None` where none lives.
@@ -238,7 +237,15 @@ fn read_text(file: &mut File) -> Option<String> {
 /// The claim on a root; ends when it is dropped or the process dies.
 #[derive(Debug)]
 pub struct RootClaim {
-    _file: File,
+    file: File,
+}
+
+impl Drop for RootClaim {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that was forked meanwhile shares the lock until it execs.
+        // Where unlocking fails, closing is all there is.
+        let _unlocked: rustix::io::Result<()> = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// The space of a file system.
@@ -361,15 +368,30 @@ impl SessionDir {
         Ok(files)
     }
 
-    /// Whether another process holds the lock on one of the spools among `files`.
-    fn is_live(&self, files: &[(PathBuf, u64)]) -> bool {
-        files.iter().any(|(path, _)| {
-            path.to_str().is_some_and(|path| path.ends_with(SPOOL_SUFFIX))
-                && self.open_file(path).is_ok_and(|file| {
-                    let asked = Flock::from(FlockType::WriteLock);
-                    fcntl_getlk(&file, &asked).is_ok_and(|holder| holder.is_some())
-                })
-        })
+    /// Whether somebody holds the lock on one of the spools among `files`. Those that this process
+    /// itself has locked are not opened: closing any descriptor of a file ends its lock on it.
+    fn is_live(&self, files: &[(PathBuf, u64)], own: &[u64]) -> bool {
+        let spools = files
+            .iter()
+            .filter(|(path, _)| path.to_str().is_some_and(|path| path.ends_with(SPOOL_SUFFIX)));
+        for (path, _) in spools {
+            if self.inode(path).is_some_and(|inode| own.contains(&inode)) {
+                return true;
+            }
+            if self.open_file(path).is_ok_and(|file| locks::is_held(&file)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn inode(&self, path: &Path) -> Option<u64> {
+        let names: Vec<&str> = path.iter().filter_map(OsStr::to_str).collect();
+        match names.as_slice() {
+            [name] => self.dir.inode(name),
+            [dir, name] => self.dir.open_dir(dir).ok()?.inode(name),
+            _ => None,
+        }
     }
 }
 

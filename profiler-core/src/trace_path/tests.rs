@@ -358,3 +358,18 @@ fn sessions_are_listed_and_removed() {
     let gone = root.open_session(&ids[1]);
     assert!(matches!(gone, Err(TraceRootError::NotFound { .. })), "{gone:?}");
 }
+
+#[test]
+fn a_session_that_this_process_writes_is_live_and_keeps_its_lock() {
+    let (_folder, root) = root();
+    let session = root.create_session(&session()).unwrap();
+    let place = TracePath::worker(&worker(0, "thinker", 0));
+    let (file, relative) = session.create_file(&place, "spool").unwrap();
+    assert!(!root.sessions().unwrap()[0].live);
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    for _ in 0..2 {
+        assert!(root.sessions().unwrap()[0].live, "looking does not end the lock");
+    }
+    drop(session.open_file(&relative).unwrap());
+    assert!(!root.sessions().unwrap()[0].live, "closing a descriptor does");
+}
