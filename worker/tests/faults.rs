@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use profiler_agent::Agent;
+use profiler_core::record::{RecordKind, Row as _, Span, Window};
 use profiler_core::schedule::StepSource;
 use profiler_worker::Controller;
 use profiler_worker::controller::{BuildError, StopRequest, recover};
@@ -98,11 +99,13 @@ fn rows_so_far(controller: &Controller) -> Vec<u64> {
     status.session.map(|s| s.workers.iter().map(|w| w.rows).collect()).unwrap_or_default()
 }
 
-fn spool_rows(path: &Path) -> u64 {
+fn rows_of(path: &Path, kind: RecordKind) -> u64 {
     let Ok(mut reader) = profiler_core::spool::SpoolReader::open(path) else { return 0 };
     let mut rows = 0;
     while let Ok(Some(info)) = reader.skim() {
-        rows += u64::from(info.rows);
+        if info.kind == kind {
+            rows += u64::from(info.rows);
+        }
     }
     rows
 }
@@ -123,7 +126,11 @@ fn a_worker_killed_while_it_records_leaves_its_spool() {
         paths.sort();
         paths
     };
-    wait_for("rows on the disk", || spools().iter().all(|path| spool_rows(path) > 100));
+    wait_for("rows on the disk", || {
+        spools()
+            .iter()
+            .all(|path| rows_of(path, Span::KIND) > 100 && rows_of(path, Window::KIND) > 0)
+    });
     dies.kill();
     let manifest = controller.stop_profile().unwrap();
     assert!(!manifest.is_good());
@@ -192,7 +199,7 @@ fn what_everybody_left_is_recovered_from_the_spools() {
     let spools = root.join(&session).join("stage0-thinker");
     wait_for("rows on the disk", || {
         let entries = std::fs::read_dir(&spools).unwrap();
-        entries.map(|entry| spool_rows(&entry.unwrap().path())).all(|rows| rows > 10)
+        entries.map(|entry| rows_of(&entry.unwrap().path(), Span::KIND)).all(|rows| rows > 10)
     });
     first.kill();
     for worker in &mut workers {

@@ -156,7 +156,8 @@ fn steps_of_a_worker_that_counts_none_are_refused() {
     let error = controller.start(&body(r#"{"num_steps":"5"}"#)).unwrap_err();
     assert_eq!((error.status(), error.code()), (422, "no_steps"));
     let text = error.to_string();
-    assert!(text.contains("stage 1 talker") && text.contains("`duration_ms`"), "{text}");
+    assert!(text.contains("`num_steps`") && text.contains("stage 1 talker"), "{text}");
+    assert!(text.contains("`duration_ms`"), "{text}");
     controller.start(&body(r#"{"num_steps":5,"stages":[0]}"#)).unwrap();
     controller.stop_profile().unwrap();
 }

@@ -91,6 +91,24 @@ fn a_stage_has_its_own_configuration() {
 }
 
 #[test]
+fn a_body_overrides_the_configured_steps() {
+    let mut defaults = SessionDefaults::default();
+    defaults.all.limits.max_steps = Some(2);
+    defaults.all.schedule.delay_steps = 4;
+    let worker = support::identity(0, "x", 0, 0);
+    let plan = |body: &str| {
+        StartRequest::parse(body.as_bytes()).unwrap().plan(&defaults, &worker, &[device(true)])
+    };
+    assert_eq!(plan("").limits.max_steps, Some(2));
+    assert_eq!(plan("").counts_steps(), Some("delay_iterations"));
+    let ten = plan(r#"{"max_iterations":10}"#);
+    assert_eq!((ten.schedule.active_steps, ten.limits.max_steps), (Some(10), None));
+    let none = plan(r#"{"num_steps":0,"delay_iterations":0}"#);
+    assert_eq!(none.counts_steps(), None);
+    assert!(plan(r#"{"with_stack":true}"#).capture.session.operators);
+}
+
+#[test]
 fn the_list_of_fields_is_that_of_the_type() {
     let mut all = serde_json::Map::new();
     for field in FIELDS {

@@ -69,15 +69,14 @@ impl Inner {
         let worker = state.workers.get(key)?;
         let request = &session.record.request;
         let known = session.runs.iter().any(|run| run.key() == key);
-        let counts = request.counts_steps().is_some();
-        if known
-            || session.state() != SessionState::Recording
-            || !request.selects(&worker.identity)
-            || (counts && worker.step_source == StepSource::None)
+        if known || session.state() != SessionState::Recording || !request.selects(&worker.identity)
         {
             return None;
         }
         let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
+        if plan.counts_steps().is_some() && worker.step_source == StepSource::None {
+            return None;
+        }
         let chosen = Chosen {
             identity: worker.identity.clone(),
             plan,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::{Arc, PoisonError};
 
 use profiler_core::clock::Instant;
+use profiler_core::config::EventArguments;
 use profiler_core::control::{AgentReply, AgentRequest, Arm, Commit, WorkerError};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::schedule::{Limits, StepSource};
@@ -110,6 +111,7 @@ impl Inner {
         record.allow_partial = request.allow_partial.unwrap_or(false);
         record.merge = request.merge_profiles.unwrap_or(false);
         record.request = request.clone();
+        record.merge_arguments = self.options.defaults.all.arguments;
         let made = self.make_spools(&dir, &mut record, &chosen);
         let files = match made {
             Ok(files) => files,
@@ -160,11 +162,12 @@ impl Inner {
         for key in keys {
             // A worker that left in between is not there to be asked.
             let Some(worker) = state.workers.get(&key) else { continue };
-            if let (Some(field), StepSource::None) = (request.counts_steps(), &worker.step_source) {
+            let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
+            let counted = request.counts_steps().or(plan.counts_steps());
+            if let (Some(field), StepSource::None) = (counted, &worker.step_source) {
                 let worker = name_of(&worker.identity);
                 return Err(StartError::NoSteps { field, worker });
             }
-            let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
             all.push(Chosen {
                 identity: worker.identity.clone(),
                 carries_files: worker.link.carries_files(),
@@ -206,6 +209,7 @@ impl Inner {
             t0: None,
             request: StartRequest::default(),
             merge: false,
+            merge_arguments: EventArguments::default(),
             allow_partial: false,
             workers: Vec::new(),
         };
@@ -459,6 +463,7 @@ pub(super) fn make_spool(
         spool,
         limits: worker.plan.limits.clone(),
         formats: worker.plan.formats.clone(),
+        arguments: worker.plan.arguments,
         note: worker.plan.note.clone(),
         late: false,
     };

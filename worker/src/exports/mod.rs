@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use profiler_core::control::WorkerError;
 use serde::Deserialize;
 
-use profiler_core::config::TraceFormat;
+use profiler_core::config::{EventArguments, TraceFormat};
 
 pub use locate::{BIN_DIR_VARIABLE, locate};
 
@@ -29,6 +29,8 @@ pub(crate) struct ExportTask {
     pub(crate) output: PathBuf,
     /// How.
     pub(crate) format: TraceFormat,
+    /// How many arguments its events carry.
+    pub(crate) arguments: EventArguments,
     /// Whether the spool still grows.
     pub(crate) follow: bool,
 }
@@ -42,6 +44,9 @@ impl ExportTask {
         arguments.push(self.output.display().to_string());
         arguments.push("--format".to_owned());
         arguments.push(self.format.name().to_owned());
+        if self.arguments == EventArguments::Full {
+            arguments.extend(["--args".to_owned(), "full".to_owned()]);
+        }
         if self.follow {
             arguments.push("--follow".to_owned());
         }
@@ -221,12 +226,13 @@ mod tests {
             spools: vec![PathBuf::from("/tmp/it's here/a.spool")],
             output: PathBuf::from("/tmp/a.pftrace.gz"),
             format: TraceFormat::PftraceGz,
+            arguments: EventArguments::Full,
             follow: true,
         };
         assert_eq!(
             task.command(),
             "omniprof export '/tmp/it'\\''s here/a.spool' --output /tmp/a.pftrace.gz --format \
-             pftrace-gz"
+             pftrace-gz --args full"
         );
         assert!(task.arguments().contains(&"--follow".to_owned()));
     }

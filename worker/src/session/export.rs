@@ -6,7 +6,7 @@ use profiler_core::control::WorkerError;
 
 use crate::exports::{ExportEnd, ExportTask};
 use crate::manifest::{FileLine, FileState};
-use profiler_core::config::TraceFormat;
+use profiler_core::config::{EventArguments, TraceFormat};
 
 /// An export.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub(crate) struct Export {
     /// The file, below the session's directory.
     pub(crate) path: PathBuf,
     pub(crate) format: TraceFormat,
+    pub(crate) arguments: EventArguments,
     pub(crate) progress: Progress,
 }
 
@@ -44,8 +45,8 @@ pub(crate) struct ExportStep {
 }
 
 impl Export {
-    pub(crate) fn new(path: PathBuf, format: TraceFormat) -> Self {
-        Self { path, format, progress: Progress::Waiting }
+    pub(crate) fn new(path: PathBuf, format: TraceFormat, arguments: EventArguments) -> Self {
+        Self { path, format, arguments, progress: Progress::Waiting }
     }
 
     /// Whether nothing more happens to it.
@@ -106,7 +107,8 @@ impl Export {
             self.progress = Progress::Done { bytes, crc32: None };
             return;
         }
-        let task = ExportTask { spools, output, format: self.format, follow };
+        let task =
+            ExportTask { spools, output, format: self.format, arguments: self.arguments, follow };
         if !can_run {
             self.progress = Progress::Pending { command: task.command() };
             return;

@@ -46,8 +46,10 @@ impl Session {
     /// A session whose workers are being armed.
     pub(crate) fn new(record: SessionRecord, directory: PathBuf) -> Self {
         let runs: Vec<WorkerRun> = record.workers.iter().map(WorkerRun::new).collect();
-        let merge =
-            record.merge.then(|| Export::new(PathBuf::from(MERGED_FILE), TraceFormat::PftraceGz));
+        let merge = record.merge.then(|| {
+            let path = PathBuf::from(MERGED_FILE);
+            Export::new(path, TraceFormat::PftraceGz, record.merge_arguments)
+        });
         Self { record, directory, runs, merge, stop: None, sealed: false, adopted: false }
     }
 

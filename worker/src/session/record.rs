@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::start_request::StartRequest;
 
-use profiler_core::config::TraceFormat;
+use profiler_core::config::{EventArguments, TraceFormat};
 
 /// The record's name, in the session's directory.
 pub(crate) const RECORD_FILE: &str = "session.json";
@@ -36,6 +36,8 @@ pub(crate) struct SessionRecord {
     pub(crate) request: StartRequest,
     /// Whether to write one trace of all workers.
     pub(crate) merge: bool,
+    /// How many arguments the events of that trace carry.
+    pub(crate) merge_arguments: EventArguments,
     /// Whether the start accepted that some workers miss.
     pub(crate) allow_partial: bool,
     /// The workers.
@@ -53,6 +55,8 @@ pub(crate) struct WorkerRecord {
     pub(crate) limits: Limits,
     /// The formats to write, the followed one first.
     pub(crate) formats: Vec<TraceFormat>,
+    /// How many arguments the events of its traces carry.
+    pub(crate) arguments: EventArguments,
     /// Why it records without a device, where that was not asked for.
     pub(crate) note: Option<String>,
     /// It joined when the session already ran.

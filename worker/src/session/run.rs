@@ -54,7 +54,10 @@ impl WorkerRun {
         let exports = record
             .formats
             .iter()
-            .map(|format| Export::new(record.spool.with_extension(format.extension()), *format))
+            .map(|format| {
+                let path = record.spool.with_extension(format.extension());
+                Export::new(path, *format, record.arguments)
+            })
             .collect();
         Self {
             record: record.clone(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use profiler_core::backend::BackendRole;
-use profiler_core::config::{DeviceUse, EffectiveConfig, TraceFormat};
+use profiler_core::config::{DeviceUse, EffectiveConfig, EventArguments, TraceFormat};
 use profiler_core::control::{BackendProbe, CaptureConfig};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::probe::ProbeReport;
@@ -44,8 +44,27 @@ pub struct Plan {
     pub limits: Limits,
     /// The formats to write, the followed one first.
     pub formats: Vec<TraceFormat>,
+    /// How many arguments the events of its traces carry.
+    pub arguments: EventArguments,
     /// Why no device is recorded, where nobody said that none shall be.
     pub note: Option<String>,
+}
+
+impl Plan {
+    /// The setting by which steps are counted, where they are.
+    #[must_use]
+    pub fn counts_steps(&self) -> Option<&'static str> {
+        let Schedule { delay_steps, start_step, wait_steps, warmup_steps, active_steps, .. } =
+            &self.schedule;
+        let settings = [
+            ("delay_iterations", *delay_steps > 0),
+            ("start_step", start_step.is_some()),
+            ("wait_iterations", *wait_steps > 0),
+            ("warmup_iterations", *warmup_steps > 0),
+            ("max_iterations", active_steps.is_some() || self.limits.max_steps.is_some()),
+        ];
+        settings.into_iter().find(|(_, counts)| *counts).map(|(setting, _)| setting)
+    }
 }
 
 impl StartRequest {
@@ -79,7 +98,7 @@ impl StartRequest {
     ) -> Plan {
         let mut config = defaults.of(worker).clone();
         self.override_capture(&mut config);
-        self.override_schedule(&mut config.schedule);
+        self.override_schedule(&mut config.schedule, &mut config.limits);
         self.override_limits(&mut config.limits);
         if let Some(formats) = &self.formats {
             config.formats.clone_from(formats);
@@ -99,22 +118,22 @@ impl StartRequest {
             schedule: config.schedule,
             limits: config.limits,
             formats,
+            arguments: config.arguments,
             note: without.then(|| no_device(backends)),
         }
     }
 
-    /// The field by which the start counts steps, where it does.
+    /// The field by which the body counts steps, where it does.
     #[must_use]
     pub fn counts_steps(&self) -> Option<&'static str> {
+        let some = |steps: Option<u64>| steps.is_some_and(|steps| steps > 0);
         let fields = [
-            ("delay_iterations", self.delay_iterations),
-            ("max_iterations", self.max_iterations),
-            ("num_steps", self.num_steps),
+            ("num_steps", some(self.num_steps)),
+            ("max_iterations", some(self.max_iterations)),
+            ("delay_iterations", some(self.delay_iterations)),
+            ("start_step", self.start_step.is_some()),
         ];
-        if let Some((field, _)) = fields.iter().find(|(_, steps)| steps.is_some_and(|n| n > 0)) {
-            return Some(field);
-        }
-        self.start_step.map(|_| "start_step")
+        fields.into_iter().find(|(_, counts)| *counts).map(|(field, _)| field)
     }
 
     fn override_capture(&self, config: &mut EffectiveConfig) {
@@ -137,10 +156,14 @@ impl StartRequest {
         config.session.preset = self.preset.unwrap_or(config.session.preset);
         config.session.with_stack = self.with_stack.unwrap_or(config.session.with_stack);
         config.session.record_shapes = self.record_shapes.unwrap_or(config.session.record_shapes);
+        if self.with_stack == Some(true) || self.record_shapes == Some(true) {
+            // Both are parts of operators.
+            config.session.operators = true;
+        }
         config.on_unavailable = self.on_unavailable.unwrap_or(config.on_unavailable);
     }
 
-    fn override_schedule(&self, schedule: &mut Schedule) {
+    fn override_schedule(&self, schedule: &mut Schedule, limits: &mut Limits) {
         if let Some(steps) = self.delay_iterations {
             schedule.delay_steps = steps;
             schedule.start_step = None;
@@ -149,14 +172,11 @@ impl StartRequest {
             schedule.start_step = Some(step);
             schedule.delay_steps = 0;
         }
-        match self.max_iterations.or(self.num_steps) {
-            None => {}
-            Some(0) => schedule.active_steps = None,
-            Some(steps) => {
-                schedule.active_steps = Some(steps);
-                schedule.repeat = 1;
-            }
-        }
+        let Some(steps) = self.max_iterations.or(self.num_steps) else { return };
+        // Whatever count was configured, this one is meant.
+        limits.max_steps = None;
+        schedule.active_steps = (steps > 0).then_some(steps);
+        schedule.repeat = 1;
     }
 
     fn override_limits(&self, limits: &mut Limits) {
