@@ -1,5 +1,7 @@
 //! The demo as a user runs it: what it tells, and that nothing of it is left behind.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
