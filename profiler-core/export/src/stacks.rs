@@ -40,6 +40,13 @@ impl FrameNames {
                     },
                 );
             }
+            if let Some(spool) = &worker.spool
+                && let Err(error) =
+                    names.symbolizer.load_jit(worker.index as u32, worker.identity.pid, spool)
+            {
+                let spool = spool.display();
+                names.notes.push(format!("names of generated code beside {spool}: {error}"));
+            }
         }
         names
     }

@@ -20,7 +20,7 @@ mod files;
 mod jit;
 mod ranges;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -131,7 +131,7 @@ pub struct ResolvedFrame {
 #[derive(Debug)]
 pub struct Symbolizer {
     processes: HashMap<(u32, u32), Process>,
-    modules: HashMap<Arc<ModuleFile>, ()>,
+    modules: HashSet<Arc<ModuleFile>>,
     files: Files,
     young: Cache,
     old: Cache,
@@ -151,7 +151,7 @@ impl Symbolizer {
     pub fn new(options: SymbolizerOptions) -> Self {
         Self {
             processes: HashMap::new(),
-            modules: HashMap::new(),
+            modules: HashSet::new(),
             files: Files::new(options),
             young: HashMap::new(),
             old: HashMap::new(),
@@ -163,11 +163,11 @@ impl Symbolizer {
     /// equal.
     pub fn add_module(&mut self, worker: u32, module: ModuleRange<'_>) {
         let file = ModuleFile { path: module.path.into(), build_id: module.build_id.into() };
-        let file = match self.modules.get_key_value(&file) {
-            Some((file, ())) => file.clone(),
+        let file = match self.modules.get(&file) {
+            Some(file) => file.clone(),
             None => {
                 let file = Arc::new(file);
-                self.modules.insert(file.clone(), ());
+                self.modules.insert(file.clone());
                 file
             }
         };
