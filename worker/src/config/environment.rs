@@ -17,6 +17,7 @@ pub(crate) const OTHER_VARIABLES: &[(&str, &str)] = &[
     ("OMNIPROF_TOKEN_FILE", "the file that holds the server's token, as `--token-file`"),
     ("OMNIPROF_SOCKET", "the directory of the socket by which workers meet their controller"),
     ("OMNIPROF_BIN_DIR", "the directory of the `omniprof` program that exports"),
+    ("OMNIPROF_LIBCUPTI", "a libcupti, for workers that have none loaded when a capture is armed"),
     ("OMNIPROF_LOG", "what the command logs to standard error (`warn`, `info`, `debug`)"),
 ];
 

@@ -8,21 +8,22 @@ use std::ptr::null_mut;
 use anyhow::ensure;
 use cudarc::driver::sys;
 
-/// Two kernels: one that does nothing, one that counts to a number. As text, so that the driver
+/// Two kernels: one that does nothing, one that runs for a number of cycles. As text, so that the driver
 /// compiles them for the device that it finds.
 const PTX: &CStr = c"
 .version 7.0
 .target sm_70
 .address_size 64
 .visible .entry empty() { ret; }
-.visible .entry spin(.param .u64 turns) {
-  .reg .u64 %n<3>;
+.visible .entry spin(.param .u64 cycles) {
+  .reg .u64 %n<5>;
   .reg .pred %p;
-  ld.param.u64 %n1, [turns];
-  mov.u64 %n2, 0;
+  ld.param.u64 %n1, [cycles];
+  mov.u64 %n2, %clock64;
 again:
-  add.u64 %n2, %n2, 1;
-  setp.lt.u64 %p, %n2, %n1;
+  mov.u64 %n3, %clock64;
+  sub.u64 %n4, %n3, %n2;
+  setp.lt.u64 %p, %n4, %n1;
   @%p bra again;
   ret;
 }
@@ -103,9 +104,9 @@ impl Device {
         self.call(self.empty, stream, null_mut())
     }
 
-    /// Launches a kernel that counts to `turns`.
-    pub(crate) fn spin(&self, stream: &Stream, mut turns: u64) -> anyhow::Result<()> {
-        let mut arguments = [(&raw mut turns).cast::<c_void>()];
+    /// Launches a kernel that runs for `cycles` of the device's clock.
+    pub(crate) fn spin(&self, stream: &Stream, mut cycles: u64) -> anyhow::Result<()> {
+        let mut arguments = [(&raw mut cycles).cast::<c_void>()];
         self.call(self.spin, stream, arguments.as_mut_ptr())
     }
 

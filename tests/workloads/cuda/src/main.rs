@@ -126,8 +126,9 @@ fn on_one_thread(arguments: &Arguments, device: &Device, launches: u64) -> anyho
             }
         }
         Kind::Long => {
-            const TURNS: u64 = 1_500_000_000;
-            device.spin(&stream, TURNS)?;
+            /// About three seconds.
+            const CYCLES: u64 = 5_000_000_000;
+            device.spin(&stream, CYCLES)?;
             let other = device.stream()?;
             launched = 1;
             while launched < launches.min(50_000) {
