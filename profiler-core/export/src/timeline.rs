@@ -12,6 +12,8 @@
 mod arena;
 mod consumer;
 mod lanes;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use consumer::Timeline;
 

@@ -15,7 +15,9 @@ use crate::timeline::{Drawn, ItemKind};
 #[derive(Default)]
 pub(super) struct ConfigArgs {
     devices: HashMap<(u32, u32), DeviceDef>,
-    texts: HashMap<(u32, u32), Vec<Box<[u8]>>>,
+    /// By worker and device; there are few.
+    texts: Vec<((u32, u32), Vec<Box<[u8]>>)>,
+    last: usize,
 }
 
 impl ConfigArgs {
@@ -27,7 +29,14 @@ impl ConfigArgs {
 
     fn append(&mut self, out: &mut Vec<u8>, drawn: &Drawn<'_>, row: &Kernel) {
         let place = (drawn.worker, row.device);
-        let texts = self.texts.entry(place).or_default();
+        if self.texts.get(self.last).is_none_or(|(known, _)| *known != place) {
+            let known = self.texts.iter().position(|(known, _)| *known == place);
+            self.last = known.unwrap_or(self.texts.len());
+            if known.is_none() {
+                self.texts.push((place, Vec::new()));
+            }
+        }
+        let texts = &mut self.texts[self.last].1;
         let index = row.config.0 as usize;
         if texts.len() <= index {
             texts.resize(index + 1, Box::default());

@@ -52,6 +52,10 @@ impl<D: Draw> Timeline<D> {
         if !self.tracks.is_epoch_full() {
             return Ok(());
         }
+        // Of a spool that is still written, more may be known by now.
+        if let Some(known) = self.workers.get_mut(place.worker.index) {
+            known.clone_from(place.worker);
+        }
         self.tracks.turn_epoch(&mut self.draw, &self.workers, place.definitions)
     }
 
