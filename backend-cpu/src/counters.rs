@@ -1,7 +1,7 @@
 //! Counters of a process: processor time, memory, faults, context switches, threads.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use profiler_core::record::{Counter, HeapRef, StringDef, StringId};
@@ -28,20 +28,25 @@ const NAMES: [&str; 10] = [
 const UNITS: [&str; 10] =
     ["%", "ns", "ns", "ns", "bytes", "faults", "faults", "switches", "switches", "threads"];
 
+/// Held open, so that a reading opens nothing.
+enum Files {
+    /// The kernel tells a process more of itself, and cheaper, than `/proc/PID/stat`.
+    Own { statm: File, threads: File },
+    /// `status` is the main thread's.
+    Other { stat: File, status: File },
+}
+
 /// Reads the counters of one process and emits them.
 pub(crate) struct Counters {
     sink: Arc<dyn RecordSink>,
     stream: StreamId,
     pid: u32,
-    own: bool,
-    /// Held open, so that a reading opens nothing.
-    stat: File,
-    /// Of the main thread; for processes other than our own.
-    status: Option<File>,
+    files: Files,
     page_bytes: u64,
     tick_ns: u64,
     defined: bool,
-    last: Option<(u64, u64)>,
+    /// The instant and the processor time of the last reading.
+    last: Option<(u64, f64)>,
 }
 
 impl Counters {
@@ -55,13 +60,15 @@ impl Counters {
         sink: Arc<dyn RecordSink>,
         stream: StreamId,
     ) -> std::io::Result<Self> {
+        let files = match process.own {
+            true => Files::Own { statm: process.file("statm")?, threads: process.file("task")? },
+            false => Files::Other { stat: process.file("stat")?, status: process.file("status")? },
+        };
         Ok(Self {
             sink,
             stream,
             pid: process.pid,
-            own: process.own,
-            stat: process.file("stat")?,
-            status: if process.own { None } else { Some(process.file("status")?) },
+            files,
             page_bytes: rustix::param::page_size() as u64,
             tick_ns: 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1),
             defined: false,
@@ -71,43 +78,11 @@ impl Counters {
 
     /// Reads and emits all counters; `false` = the sink or the process has ended.
     pub(crate) fn sample(&mut self, time: u64) -> bool {
-        let mut buffer = [0; 4096];
-        let Some(stat) = read(&self.stat, &mut buffer).and_then(Stat::parse) else {
-            return false;
-        };
-        let mut values: [Option<f64>; NAMES.len()] = [None; NAMES.len()];
-        let mut switches_of = 0;
-        if self.own {
-            let Ok(usage) = OwnUsage::read() else { return false };
-            let cpu_ns = usage.user_ns + usage.system_ns;
-            values[0] = self.utilisation(time, cpu_ns);
-            values[1] = Some(cpu_ns as f64);
-            values[2] = Some(usage.user_ns as f64);
-            values[3] = Some(usage.system_ns as f64);
-            values[5] = Some(usage.minor_faults as f64);
-            values[6] = Some(usage.major_faults as f64);
-            values[7] = Some(usage.voluntary_switches as f64);
-            values[8] = Some(usage.involuntary_switches as f64);
-        } else {
-            let (user, system) = (stat.user_ticks * self.tick_ns, stat.system_ticks * self.tick_ns);
-            let cpu_ns = process_cpu_ns(self.pid).unwrap_or(user + system);
-            values[0] = self.utilisation(time, cpu_ns);
-            values[1] = Some(cpu_ns as f64);
-            values[2] = Some(user as f64);
-            values[3] = Some(system as f64);
-            values[5] = Some(stat.minor_faults as f64);
-            values[6] = Some(stat.major_faults as f64);
-            // The kernel adds these up for the calling process only; of others it tells them
-            // thread by thread, and reading every thread's would cost more than the sampler does.
-            switches_of = self.pid;
-            if let Some(text) = self.status.as_ref().and_then(|file| read(file, &mut buffer)) {
-                values[7] = status_field(text, b"voluntary_ctxt_switches:");
-                values[8] = status_field(text, b"nonvoluntary_ctxt_switches:");
-            }
-        }
-        values[4] = Some((stat.resident_pages * self.page_bytes) as f64);
-        values[9] = Some(stat.threads as f64);
-
+        let Some(mut values) = self.read() else { return false };
+        values[0] = values[1].and_then(|cpu_ns| self.utilisation(time, cpu_ns));
+        // The kernel adds the context switches up for the calling process only; of others it
+        // tells them thread by thread, and reading every thread's would cost more than sampling.
+        let switches_of = if matches!(self.files, Files::Own { .. }) { 0 } else { self.pid };
         let mut rows = Vec::with_capacity(NAMES.len());
         for (index, value) in values.iter().enumerate() {
             let Some(value) = *value else { continue };
@@ -121,6 +96,48 @@ impl Counters {
             });
         }
         self.emit(&rows)
+    }
+
+    /// The values but the utilisation, in the order of [`NAMES`].
+    fn read(&self) -> Option<Values> {
+        let mut buffer = [0; 4096];
+        let mut values: Values = [None; NAMES.len()];
+        let resident_pages;
+        match &self.files {
+            Files::Own { statm, threads } => {
+                let usage = OwnUsage::read().ok()?;
+                values[1] = Some((usage.user_ns + usage.system_ns) as f64);
+                values[2] = Some(usage.user_ns as f64);
+                values[3] = Some(usage.system_ns as f64);
+                values[5] = Some(usage.minor_faults as f64);
+                values[6] = Some(usage.major_faults as f64);
+                values[7] = Some(usage.voluntary_switches as f64);
+                values[8] = Some(usage.involuntary_switches as f64);
+                // The folder has a link for each thread, one for itself and one for its parent.
+                let links = threads.metadata().ok()?.nlink();
+                values[9] = Some(links.saturating_sub(2) as f64);
+                resident_pages = second_number(read(statm, &mut buffer)?)?;
+            }
+            Files::Other { stat, status } => {
+                let stat = Stat::parse(read(stat, &mut buffer)?)?;
+                let user = stat.user_ticks.saturating_mul(self.tick_ns);
+                let system = stat.system_ticks.saturating_mul(self.tick_ns);
+                let cpu_ns = process_cpu_ns(self.pid).unwrap_or(user.saturating_add(system));
+                values[1] = Some(cpu_ns as f64);
+                values[2] = Some(user as f64);
+                values[3] = Some(system as f64);
+                values[5] = Some(stat.minor_faults as f64);
+                values[6] = Some(stat.major_faults as f64);
+                values[9] = Some(stat.threads as f64);
+                resident_pages = stat.resident_pages;
+                if let Some(text) = read(status, &mut buffer) {
+                    values[7] = status_field(text, b"voluntary_ctxt_switches:");
+                    values[8] = status_field(text, b"nonvoluntary_ctxt_switches:");
+                }
+            }
+        }
+        values[4] = Some(resident_pages.saturating_mul(self.page_bytes) as f64);
+        Some(values)
     }
 
     fn emit(&mut self, rows: &[Counter]) -> bool {
@@ -141,13 +158,16 @@ impl Counters {
         true
     }
 
-    fn utilisation(&mut self, time: u64, cpu_ns: u64) -> Option<f64> {
+    fn utilisation(&mut self, time: u64, cpu_ns: f64) -> Option<f64> {
         let before = self.last.replace((time, cpu_ns));
         let (before_time, before_cpu) = before?;
         let elapsed = time.checked_sub(before_time).filter(|elapsed| *elapsed > 0)?;
-        Some(cpu_ns.saturating_sub(before_cpu) as f64 / elapsed as f64 * 100.0)
+        Some((cpu_ns - before_cpu).max(0.0) / elapsed as f64 * 100.0)
     }
 }
+
+/// A value a counter; `None` = not known.
+type Values = [Option<f64>; NAMES.len()];
 
 fn name_id(index: usize) -> StringId {
     StringId(index as u32 + 1)
@@ -206,6 +226,11 @@ impl Stat {
             resident_pages: field(24)?,
         })
     }
+}
+
+/// The second number of a line of numbers.
+fn second_number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn status_field(text: &[u8], key: &[u8]) -> Option<f64> {

@@ -107,15 +107,18 @@ impl Recorder {
                 }
                 self.counters = None;
             }
+            let mut everything =
+                now >= next_drain || commands.flush.is_some() || ready.target_ended;
             if self.counters.is_some() && now >= next_counters {
                 self.read_counters();
                 next_counters = later(next_counters, self.plan.counter_period, now);
+                // The thread is awake: draining now saves waking for it.
+                everything = true;
             }
             if now >= next_rescan {
                 sampler.rescan(&self.process, poller);
                 next_rescan = now + sampler.rescan_period();
             }
-            let everything = now >= next_drain || commands.flush.is_some() || ready.target_ended;
             if everything || !ready.rings.is_empty() {
                 let tokens = if everything { None } else { Some(ready.rings.as_slice()) };
                 self.drain(poller, sampler, tokens);
