@@ -166,7 +166,7 @@ fn addresses_in_no_file_are_unknown_or_named_by_the_perf_map() {
 }
 
 #[test]
-fn symbols_alone_are_used_where_memory_is_short() {
+fn symbols_alone_are_used_where_lines_are_not_wanted() {
     let mut options = SymbolizerOptions::default();
     options.lines = false;
     let mut symbolizer = symbolizer(options, None, &build_id(&own_exe()));
@@ -174,6 +174,25 @@ fn symbols_alone_are_used_where_memory_is_short() {
     assert_eq!(frames.len(), 1);
     assert_eq!(&*frames[0].function, "symbolize::a_function_to_find");
     assert_eq!((frames[0].line, &frames[0].file), (0, &None));
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_left_out_and_said() {
+    let exe = own_exe();
+    let id = build_id(&exe);
+    let file = fs::metadata(&exe).unwrap().len();
+    // Nothing fits; symbols do; debug information too.
+    for (memory_bytes, named, lines) in
+        [(1000, false, false), (file, true, false), (4 * file, true, true)]
+    {
+        let mut options = SymbolizerOptions::default();
+        options.memory_bytes = memory_bytes;
+        let mut symbolizer = symbolizer(options, None, &id);
+        let frames = resolve(&mut symbolizer, address());
+        assert_eq!(frames.last().unwrap().named, named);
+        assert_eq!(frames.last().unwrap().line > 0, lines);
+        assert_eq!(symbolizer.notes().is_empty(), lines, "{:?}", symbolizer.notes());
+    }
 }
 
 #[test]

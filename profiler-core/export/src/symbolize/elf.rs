@@ -22,19 +22,19 @@ use object::{Endianness, Pod};
 #[non_exhaustive]
 pub(super) enum ElfError {
     /// The file cannot be read.
-    #[error("cannot be read")]
+    #[error("the file cannot be read")]
     Io(#[from] std::io::Error),
     /// It is a directory, a device, a pipe.
-    #[error("is no regular file")]
+    #[error("it is no regular file")]
     NotRegular,
     /// It is no ELF file of 64 bits, or a broken one.
-    #[error("is no readable 64-bit ELF file")]
+    #[error("it is no readable 64-bit ELF file")]
     Malformed(#[from] object::Error),
     /// It has more sections or segments than any honest file.
-    #[error("has too many sections or segments")]
+    #[error("the file has too many sections or segments")]
     TooMany,
     /// The file is another one than the process had mapped.
-    #[error("has another build id")]
+    #[error("the file on disk has another build id")]
     OtherBuildId,
 }
 

@@ -84,7 +84,7 @@ impl Files {
         match names {
             Ok(names) => names,
             Err(_) => {
-                self.note(module, "its debug information is broken");
+                self.note(module, "the debug information is broken");
                 self.by_module.insert(module.clone(), None);
                 Vec::new()
             }
@@ -96,16 +96,16 @@ impl Files {
             return None;
         }
         if module.build_id.is_empty() {
-            self.note(
-                module,
-                "it has no build id, so that no file on disk is known to be the same",
-            );
+            self.note(module, "no build id, so no file on disk is known to be the same");
             return None;
         }
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(module)));
         match opened {
             Ok(Ok(loaded)) => {
-                self.symbol_bytes += loaded.symbols.as_ref().map_or(0, Symbols::bytes);
+                match &loaded.symbols {
+                    Some(symbols) => self.symbol_bytes += symbols.bytes(),
+                    None => self.note(module, "no symbols, or more than there is room for"),
+                }
                 Some(loaded)
             }
             Ok(Err(error)) => {
@@ -113,7 +113,7 @@ impl Files {
                 None
             }
             Err(_) => {
-                self.note(module, "it is broken");
+                self.note(module, "the file is broken");
                 None
             }
         }
@@ -175,17 +175,14 @@ impl Files {
             loaded.loads = MAX_LOADS;
             self.note(
                 module,
-                "its debug information is too large or broken; symbols alone are used",
+                "the debug information is too large or broken; symbols alone are used",
             );
             return;
         };
         let bytes = bytes.saturating_mul(DWARF_COST);
         loaded.dwarf = Some((dwarf, bytes));
         if loaded.loads == MAX_LOADS {
-            self.note(
-                module,
-                "its debug information was loaded too often; symbols alone are used next",
-            );
+            self.note(module, "the debug information was let go too often; symbols alone are used");
         }
         self.dwarf_bytes += bytes;
         while self.dwarf_bytes > self.options.memory_bytes && self.let_go_oldest(module) {}
@@ -207,7 +204,7 @@ impl Files {
 
     fn note(&mut self, module: &ModuleFile, what: &str) {
         if self.notes.len() < MAX_NOTES {
-            self.notes.push(format!("no symbols of {}: {what}", module.path));
+            self.notes.push(format!("names in {}: {what}", module.path));
         }
     }
 }
