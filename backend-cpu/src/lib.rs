@@ -26,6 +26,7 @@ mod refusal;
 mod registers;
 mod sample_rows;
 mod sampler;
+mod seccomp;
 mod session;
 mod shared;
 mod signal;

@@ -16,6 +16,7 @@ use crate::perf_record::Record;
 use crate::poller::Poller;
 use crate::process::{Process, is_profiler_thread};
 use crate::refusal::Refusal;
+use crate::seccomp::RiskyCall;
 
 /// Bytes of the stack in a sample. Stacks of optimised native code are 2 to 10 KiB deep in all
 /// but a few samples; what lies above is cut off, and twice as much would double the rings.
@@ -87,6 +88,9 @@ impl PerfSampler {
         layout: Option<Layout>,
         poller: &Poller,
     ) -> Result<Self, Refusal> {
+        if !RiskyCall::PerfEventOpen.is_survivable() {
+            return Err(Refusal::deadly());
+        }
         let threads = sampled_threads(process);
         let cpus = online_cpus();
         if let Some(layout) = layout {
@@ -140,6 +144,9 @@ impl PerfSampler {
     ///
     /// Why it refuses.
     pub(crate) fn probe(process: &Process, hz: u32) -> Result<(), Refusal> {
+        if !RiskyCall::PerfEventOpen.is_survivable() {
+            return Err(Refusal::deadly());
+        }
         let request = EventRequest {
             thread: process.pid,
             cpu: None,

@@ -95,6 +95,20 @@ impl Process {
         std::str::from_utf8(first).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
+    /// What the kernel tells of a thread's seccomp filters, as text to compare; `None` where it
+    /// tells nothing.
+    pub(crate) fn filters(&self, thread: u32) -> Option<Vec<u8>> {
+        let status = self.read(&format!("task/{thread}/status"), 16 << 10).ok()?;
+        let mut filters = Vec::new();
+        // `Seccomp:` and, since Linux 5.9, `Seccomp_filters:`, their number.
+        for line in status.split(|byte| *byte == b'\n') {
+            if line.starts_with(b"Seccomp") {
+                filters.extend_from_slice(line);
+            }
+        }
+        (!filters.is_empty()).then_some(filters)
+    }
+
     /// Opens a file that the process has mapped, by the path it knows.
     pub(crate) fn mapped_file(&self, path: &str) -> io::Result<File> {
         if self.own {

@@ -183,10 +183,7 @@ impl Recorder {
         let missed = sampler.missed_threads();
         if missed > 0 {
             self.sink.fact("cpu.sampler.missed_threads", &missed.to_string());
-            notes.push(format!(
-                "{missed} threads were not sampled: no descriptor or locked memory was left \
-                 (`ulimit -n`, `ulimit -l`, kernel.perf_event_mlock_kb)"
-            ));
+            notes.push(format!("{missed} threads were not sampled: {}", sampler.why_missed()));
         }
         if target_ended {
             self.sink.fact("cpu.target", "ended");

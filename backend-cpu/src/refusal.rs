@@ -29,6 +29,14 @@ impl Refusal {
         Self::explain_open(error, paranoid, process.own, process.pid)
     }
 
+    /// A seccomp filter would end the process that tries.
+    pub(crate) fn deadly() -> Self {
+        Self {
+            what: "a seccomp filter ends processes that call perf_event_open".to_owned(),
+            remedy: "allow perf_event_open in that filter".to_owned(),
+        }
+    }
+
     fn explain_open(error: &io::Error, paranoid: Option<i32>, own: bool, pid: u32) -> Self {
         let what = format!("perf_event_open is refused ({error})");
         let remedy = match (error.raw_os_error(), paranoid) {

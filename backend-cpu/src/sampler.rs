@@ -190,6 +190,19 @@ impl Sampler {
         }
     }
 
+    /// What keeps threads from being sampled.
+    pub(crate) fn why_missed(&self) -> &'static str {
+        match self {
+            Self::Perf(_) => {
+                "no descriptor or locked memory was left (`ulimit -n`, `ulimit -l`, \
+                 kernel.perf_event_mlock_kb)"
+            }
+            Self::Signal(_) | Self::None => {
+                "no timer was left (`ulimit -i`), or they have seccomp filters of their own"
+            }
+        }
+    }
+
     /// Threads that could not be sampled.
     pub(crate) fn missed_threads(&self) -> u64 {
         match self {

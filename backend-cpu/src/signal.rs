@@ -48,6 +48,8 @@ pub(crate) struct Pool {
     waiting: AtomicUsize,
     dropped: AtomicU64,
     active: AtomicBool,
+    /// Whether handlers may ask the kernel to copy the stack.
+    kernel_copies: AtomicBool,
     taken: AtomicBool,
     period_ns: AtomicU64,
     wake: OwnedFd,
@@ -119,14 +121,21 @@ impl Pool {
 
     /// Gives the pool back.
     pub(crate) fn release(&self) {
-        self.active.store(false, Ordering::Release);
+        self.deactivate();
         self.taken.store(false, Ordering::Release);
     }
 
-    /// Lets handlers write, or forbids it. A sample stands for `period_ns`.
-    pub(crate) fn set_active(&self, active: bool, period_ns: u64) {
+    /// Lets handlers write. A sample stands for `period_ns`; where the kernel must not copy
+    /// stacks, a sample has no more than a page of its stack.
+    pub(crate) fn activate(&self, period_ns: u64, kernel_copies: bool) {
         self.period_ns.store(period_ns, Ordering::Relaxed);
-        self.active.store(active, Ordering::Release);
+        self.kernel_copies.store(kernel_copies, Ordering::Relaxed);
+        self.active.store(true, Ordering::Release);
+    }
+
+    /// Forbids handlers to write.
+    pub(crate) fn deactivate(&self) {
+        self.active.store(false, Ordering::Release);
     }
 
     /// Becomes readable when half of the slots are full.
@@ -189,6 +198,7 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
             active: AtomicBool::new(false),
+            kernel_copies: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             period_ns: AtomicU64::new(0),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -212,7 +222,8 @@ impl Pool {
         sample.thread = thread_id();
         sample.cpu = processor();
         sample.registers = registers;
-        sample.stack_len = copy_stack(registers.sp as usize, &mut sample.stack);
+        let kernel_copies = self.kernel_copies.load(Ordering::Relaxed);
+        sample.stack_len = copy_stack(registers.sp as usize, &mut sample.stack, kernel_copies);
         slot.state.store(FULL, Ordering::Release);
         if self.waiting.fetch_add(1, Ordering::Relaxed) + 1 == SLOTS / 2 {
             let one = 1u64.to_ne_bytes();
@@ -405,7 +416,20 @@ fn registers(context: &libc::ucontext_t) -> Registers {
 ///
 /// The kernel copies, so that the end of the stack is an answer and not a fault. Where it may not,
 /// the rest of the page of `sp` is copied, which is mapped, since `sp` lies in it.
-fn copy_stack(sp: usize, to: &mut [u8; STACK_BYTES]) -> usize {
+fn copy_stack(sp: usize, to: &mut [u8; STACK_BYTES], kernel_copies: bool) -> usize {
+    let copied = if kernel_copies { copy_by_kernel(sp, to) } else { 0 };
+    if copied > 0 {
+        return copied;
+    }
+    let len = (PAGE - sp % PAGE).min(STACK_BYTES);
+    let from = ptr::with_exposed_provenance::<u8>(sp);
+    // SAFETY: the bytes lie in the page of the interrupted thread's stack pointer, its own stack;
+    // `to` is longer than a page.
+    unsafe { ptr::copy_nonoverlapping(from, to.as_mut_ptr(), len) };
+    len
+}
+
+fn copy_by_kernel(sp: usize, to: &mut [u8; STACK_BYTES]) -> usize {
     const PAGES: usize = STACK_BYTES / PAGE + 1;
     let mut remote = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PAGES];
     let mut address = sp;
@@ -426,15 +450,7 @@ fn copy_stack(sp: usize, to: &mut [u8; STACK_BYTES]) -> usize {
     // are refused, never touched.
     let read =
         unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), PAGES as _, 0) };
-    if let Ok(read @ 1..) = usize::try_from(read) {
-        return read.min(STACK_BYTES);
-    }
-    let len = (PAGE - sp % PAGE).min(STACK_BYTES);
-    let from = ptr::with_exposed_provenance::<u8>(sp);
-    // SAFETY: the bytes lie in the page of the interrupted thread's stack pointer, its own stack;
-    // `to` is longer than a page.
-    unsafe { ptr::copy_nonoverlapping(from, to.as_mut_ptr(), len) };
-    len
+    usize::try_from(read).unwrap_or(0).min(STACK_BYTES)
 }
 
 fn monotonic_ns() -> u64 {

@@ -1,6 +1,6 @@
 //! Samples the process we run in by signal timers: the fallback where perf is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use profiler_core::clock::ClockSource;
@@ -9,6 +9,7 @@ use crate::perf_record::Record;
 use crate::poller::Poller;
 use crate::process::{Process, is_profiler_thread};
 use crate::refusal::Refusal;
+use crate::seccomp::RiskyCall;
 use crate::signal::{self, Pool, Timer};
 
 /// The timers of a session, one a thread.
@@ -16,11 +17,13 @@ pub(crate) struct SignalSampler {
     pool: &'static Pool,
     period_ns: u64,
     timers: BTreeMap<u32, Timer>,
+    /// Threads that are not sampled, since their seccomp filters are not ours.
+    filtered_threads: BTreeSet<u32>,
     /// Threads found ended, not told yet.
     ended: Vec<u32>,
     enabled: bool,
     started_ns: u64,
-    /// Threads for which no timer could be had.
+    /// Threads for which no timer could be had, or must not.
     pub(crate) missed_threads: u64,
 }
 
@@ -54,6 +57,7 @@ impl SignalSampler {
             pool,
             period_ns,
             timers: BTreeMap::new(),
+            filtered_threads: BTreeSet::new(),
             ended: Vec::new(),
             enabled: false,
             started_ns: 0,
@@ -66,7 +70,7 @@ impl SignalSampler {
         // A handler of an earlier session may have come late.
         self.pool.drain(process.pid, |_late| {});
         self.started_ns = clock.monotonic_ns();
-        self.pool.set_active(true, self.period_ns);
+        self.pool.activate(self.period_ns, RiskyCall::ProcessVmReadv.is_survivable());
         self.enabled = true;
         self.rescan(process);
     }
@@ -75,7 +79,7 @@ impl SignalSampler {
     pub(crate) fn disable(&mut self) {
         self.enabled = false;
         self.timers.clear();
-        self.pool.set_active(false, self.period_ns);
+        self.pool.deactivate();
     }
 
     /// Starts timers for new threads, ends those of threads that have ended.
@@ -84,6 +88,9 @@ impl SignalSampler {
             return;
         }
         let Ok(threads) = process.threads() else { return };
+        let own = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let filters = process.filters(own);
+        self.filtered_threads.retain(|thread| threads.binary_search(thread).is_ok());
         self.timers.retain(|thread, _| {
             let lives = threads.binary_search(thread).is_ok();
             if !lives {
@@ -92,10 +99,16 @@ impl SignalSampler {
             lives
         });
         for thread in threads {
-            if self.timers.contains_key(&thread) {
+            if self.timers.contains_key(&thread) || self.filtered_threads.contains(&thread) {
                 continue;
             }
             if process.thread_name(thread).is_none_or(|name| is_profiler_thread(&name)) {
+                continue;
+            }
+            // What this thread survives, one behind other filters may not.
+            if process.filters(thread) != filters {
+                self.filtered_threads.insert(thread);
+                self.missed_threads += 1;
                 continue;
             }
             match Timer::start(thread, self.period_ns, self.pool) {

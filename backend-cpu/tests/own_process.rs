@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::SystemClock;
+use profiler_core::record::LossCause;
+use profiler_core::sink::Loss;
 use support::*;
 
 const DRAIN: Duration = Duration::from_millis(500);
@@ -48,8 +50,9 @@ fn a_busy_function_is_sampled_as_often_as_it_used_the_processor() {
         assert_eq!(path, std::env::current_exe().unwrap().to_str().unwrap());
         assert_eq!(module.process, std::process::id());
         assert!(build_id.is_empty() || build_id.len() >= 8);
-        let times = written.samples.iter().map(|sample| sample.time);
-        assert!(times.clone().all(|time| time > 0));
+        assert!(written.samples.iter().all(|sample| sample.time > 0));
+        let undecodable = |loss: &Loss| loss.cause == LossCause::Undecodable;
+        assert!(!written.losses.iter().any(undecodable), "{:?}", written.losses);
     });
 }
 
@@ -315,4 +318,17 @@ fn many_sessions_in_turn_leave_nothing_behind() {
     }
     // Other tests of this process may hold some of theirs.
     wait_for("descriptors to be closed", || open() <= before + 64);
+}
+
+#[test]
+fn the_file_of_a_jit_compiler_is_named() {
+    let path = format!("/tmp/perf-{}.map", std::process::id());
+    std::fs::write(&path, "1000 20 compiled\n").unwrap();
+    let sink = MemorySink::new();
+    start(&sink, &SessionConfig::default()).unwrap().stop(DRAIN).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(sink.written().facts["cpu.perf_map"], path);
+    let sink = MemorySink::new();
+    start(&sink, &SessionConfig::default()).unwrap().stop(DRAIN).unwrap();
+    assert!(!sink.written().facts.contains_key("cpu.perf_map"));
 }

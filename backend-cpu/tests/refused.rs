@@ -69,31 +69,53 @@ fn a_filter_that_answers_enosys_leaves_signal_timers() {
     behind(libc::ENOSYS);
 }
 
-fn behind(errno: i32) {
-    let mut command = Child::command("behind_the_filter");
-    command.env("ERRNO", errno.to_string());
-    forbid_perf(&mut command, errno as u32);
+#[test]
+fn a_filter_that_kills_kills_nobody() {
+    let mut command = Child::command("behind_the_deadly_filter");
+    let deadly = libc::SECCOMP_RET_KILL_PROCESS;
+    filter(&mut command, &[libc::SYS_perf_event_open, libc::SYS_process_vm_readv], deadly);
     println!("{}", Child::spawn(command).finish());
 }
 
-/// Makes perf_event_open fail in the command's process, as container runtimes do.
+#[test]
+#[ignore = "runs behind a seccomp filter, started by the test above"]
+fn behind_the_deadly_filter() {
+    let sink = MemorySink::new();
+    let mut session = start(&sink, &SessionConfig::default()).unwrap();
+    burn(Duration::from_millis(600));
+    session.stop(DRAIN).unwrap();
+    let written = sink.written();
+    assert_eq!(written.facts["cpu.sampler"], "signal_timer");
+    let reason = &written.facts["cpu.sampler.reason"];
+    assert!(reason.contains("seccomp filter ends processes"), "{reason}");
+    let mine = written.stacks().filter(|(sample, _)| sample.thread == thread_id());
+    // A page of the stack holds the nearest callers.
+    assert!(mine.filter(|(_, frames)| frames.len() > 1).count() > 10);
+}
+
+fn behind(errno: i32) {
+    let mut command = Child::command("behind_the_filter");
+    command.env("ERRNO", errno.to_string());
+    let answer = libc::SECCOMP_RET_ERRNO | errno as u32;
+    filter(&mut command, &[libc::SYS_perf_event_open], answer);
+    println!("{}", Child::spawn(command).finish());
+}
+
+/// Gives the command's process a filter that has an answer of its own for some calls, as container
+/// runtimes do.
 #[expect(unsafe_code, reason = "seccomp filters have no safe form")]
-fn forbid_perf(command: &mut std::process::Command, errno: u32) {
+fn filter(command: &mut std::process::Command, calls: &[libc::c_long], answer: u32) {
     use std::os::unix::process::CommandExt as _;
     let statement =
         |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let filter = [
-        // The number of the system call is the first word of `seccomp_data`.
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            0,
-            1,
-            libc::SYS_perf_event_open as u32,
-        ),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+    // The number of the system call is the first word of `seccomp_data`.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    for call in calls {
+        let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        filter.push(statement(equal, 0, 1, *call as u32));
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, answer));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
     let install = move || {
         let program =
             libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
