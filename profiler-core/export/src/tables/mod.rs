@@ -1,6 +1,7 @@
 //! A summary as text for people, CSV for scripts and the operator table that servers write.
 //!
-//! One description of the tables serves text and CSV. Times are in microseconds. Kernels, API calls and copies have the columns of `nsys stats` (`cuda_gpu_kern_sum`, `cuda_api_sum`,
+//! One description of the tables serves text and CSV. Times are in microseconds. Kernels, API
+//! calls and copies have the columns of `nsys stats` (`cuda_gpu_kern_sum`, `cuda_api_sum`,
 //! `cuda_gpu_mem_time_sum`, `cuda_gpu_mem_size_sum`), operators those of PyTorch's
 //! `key_averages().table()`.
 
