@@ -108,13 +108,17 @@ fn idle_agent(context: &Context) -> anyhow::Result<(Helping, Vec<ThreadUsage>)> 
     let mut command = Command::new(context.this_program()?);
     command.env(VARIABLE, "agent-idle").env(SOCKET_DIR, dir);
     let helping = Helping::start(&mut command)?;
+    // A thread gives itself its name.
+    std::thread::sleep(Duration::from_millis(200));
     let threads = own_threads(&helping)?;
     Ok((helping, threads))
 }
 
+/// All threads but the first: the helper starts none itself.
 fn own_threads(helping: &Helping) -> anyhow::Result<Vec<ThreadUsage>> {
     let mut threads = threads_of(helping.child.id())?;
-    threads.retain(|thread| thread.name.starts_with("omniprof-"));
+    threads.retain(|thread| thread.tid != helping.child.id());
+    anyhow::ensure!(!threads.is_empty(), "the agent has no thread: nothing is measured");
     Ok(threads)
 }
 
@@ -138,7 +142,5 @@ fn idle_wakeups(context: &Context) -> anyhow::Result<Measured> {
     let wakeups = sum(&after).saturating_sub(sum(&before));
     let spent_us = cpu.saturating_sub(cpu_before).as_secs_f64() * 1e6 / seconds;
     let note = format!("{wakeups} in {seconds:.1} s, {spent_us:.0} us of a processor a second");
-    // The borders of the time may each cut off a wake-up that belongs to another second.
-    let borders = 1.0 / seconds;
-    Ok(Measured::noted((wakeups as f64 / seconds - borders).max(0.0), note))
+    Ok(Measured::noted(wakeups as f64 / seconds, note))
 }
