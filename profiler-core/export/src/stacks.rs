@@ -104,7 +104,7 @@ fn unnamed() -> ResolvedFrame {
 
 /// The most different (worker, thread, stack, state) that are counted apart; what comes after is
 /// counted without its stack.
-pub const MAX_STACKS: usize = 1 << 20;
+pub const MAX_STACKS: usize = 1 << 19;
 
 /// How much time was sampled in one stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -70,6 +70,24 @@ fn the_text_reads_well() {
 }
 
 #[test]
+fn workers_have_their_own_part_where_it_is_wanted() {
+    let mut options = TextOptions::default();
+    options.workers = true;
+    let text = text(&summary(pipeline()), options);
+    let headings: Vec<&str> = text.lines().filter(|line| line.starts_with("stage ")).collect();
+    let titles: Vec<&str> = headings.iter().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        titles,
+        [
+            "stage 0 thinker",
+            "stage 0 thinker, replica 0, rank 0",
+            "stage 0 thinker, replica 0, rank 1",
+            "stage 1 talker",
+        ]
+    );
+}
+
+#[test]
 fn the_operator_table_is_that_of_servers() {
     let summary = summary(pipeline());
     insta::assert_snapshot!("ops_text", ops_text(&summary, 100));

@@ -68,7 +68,7 @@ pub(super) fn build(
             tables: tables(&[(worker, own)], &context, &mut names),
         });
     }
-    for places in stages.into_values() {
+    for places in stages.values() {
         let members: Vec<(&Worker, &WorkerSums)> = places
             .iter()
             .map(|&place| (&workers[place], sums.get(&workers[place].index).unwrap_or(&empty)))
@@ -78,7 +78,7 @@ pub(super) fn build(
             stage: identity.stage,
             role: identity.role.clone(),
             title: stage_title(members[0].0),
-            workers: members.len(),
+            workers: places.clone(),
             activity: average(places.iter().map(|&place| &summary.workers[place].activity)),
             tables: tables(&members, &context, &mut names),
         });

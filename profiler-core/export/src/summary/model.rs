@@ -40,8 +40,8 @@ pub struct StageSummary {
     pub role: Option<String>,
     /// How people call it.
     pub title: String,
-    /// How many workers it has.
-    pub workers: usize,
+    /// Its workers, by their places in [`Summary::workers`].
+    pub workers: Vec<usize>,
     /// How busy they were.
     pub activity: Activity,
     /// What they did.

@@ -29,17 +29,16 @@ impl Default for TextOptions {
 pub fn text(summary: &Summary, options: TextOptions) -> String {
     let mut out = String::new();
     for stage in &summary.stages {
-        let workers = match stage.workers {
+        let workers = match stage.workers.len() {
             1 => "1 worker".to_owned(),
             count => format!("{count} workers"),
         };
         heading(&mut out, &clean(&stage.title), &workers, &stage.activity);
         tables(&mut out, &stage.tables, options);
-        let members = summary
-            .workers
-            .iter()
-            .filter(|worker| worker.stage == stage.stage && worker.role == stage.role);
-        for worker in members.filter(|_| options.workers && stage.workers > 1) {
+        if !options.workers || stage.workers.len() < 2 {
+            continue;
+        }
+        for worker in stage.workers.iter().filter_map(|&place| summary.workers.get(place)) {
             let place = format!("{}, pid {}", clean(&worker.host), worker.pid);
             heading(&mut out, &clean(&worker.title), &place, &worker.activity);
             tables(&mut out, &worker.tables, options);
