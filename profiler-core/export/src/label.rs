@@ -40,10 +40,13 @@ impl Label {
         let (kind, code) = match drawn.item.kind {
             ItemKind::Memcpy => {
                 let row: &Memcpy = drawn.row();
-                let code = u32::from_le_bytes([row.copy_kind, row.source_kind, row.target_kind, 0]);
-                (FixedKind::Memcpy, code)
+                // What no name is known for is one and the same: labels are kept for good.
+                let copy = CopyKind::from_number(row.copy_kind).map_or(0, CopyKind::number);
+                let kind = |n: u8| MemoryKind::from_number(n).map_or(0, MemoryKind::number);
+                let (source, target) = (kind(row.source_kind), kind(row.target_kind));
+                (FixedKind::Memcpy, u32::from_le_bytes([copy, source, target, 0]))
             }
-            ItemKind::Memset => (FixedKind::Memset, drawn.row::<Memset>().memory_kind & 0xff),
+            ItemKind::Memset => (FixedKind::Memset, drawn.row::<Memset>().memory_kind.min(0xff)),
             ItemKind::Synchronization => {
                 let kind = drawn.row::<Synchronization>().synchronization_kind;
                 (FixedKind::Synchronization, kind.min(0xff))

@@ -43,6 +43,8 @@ pub(crate) struct Pftrace<W> {
     counters: CounterTracks,
     samples: SampleTables,
     clock_written: bool,
+    /// The first track of each thread, by its ids in the trace.
+    threads: HashMap<(u32, u32), u64>,
     packets: u64,
 }
 
@@ -59,6 +61,8 @@ struct LaneState {
     interned: Vec<u64>,
 }
 
+/// The highest number of an interned name: what a sequence remembers of them is a bit each.
+const MAX_INTERNED: u32 = 1 << 16;
 /// What is buffered before it is written.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -78,6 +82,7 @@ impl<W: Write> Pftrace<W> {
             counters: CounterTracks::default(),
             samples: SampleTables::default(),
             clock_written: false,
+            threads: HashMap::new(),
             packets: 0,
         }
     }
@@ -168,8 +173,8 @@ impl<W: Write> Pftrace<W> {
             self.begin_sequence(lane, drawn.item.start);
         }
         let label = Label::of(drawn);
-        let inline_name = matches!(label, Label::Step(_));
-        let iid = if inline_name { 0 } else { self.label_iid(label) };
+        let iid = if matches!(label, Label::Step(_)) { 0 } else { self.label_iid(label) };
+        let inline_name = is_inline(label, iid);
         let (flow_from, flow_to, correlation) = self.flow(drawn);
         let state = &mut self.lanes[lane];
         let word = iid as usize / 64;
@@ -227,7 +232,8 @@ impl<W: Write> Pftrace<W> {
         event: &[u8],
     ) -> io::Result<()> {
         let mut event = event.to_vec();
-        if let Label::Step(_) = label {
+        let iid = if matches!(label, Label::Step(_)) { 0 } else { self.label_iid(label) };
+        if is_inline(label, iid) {
             event.text(field::event::NAME, &label.text(drawn.definitions));
         }
         if self.args == EventArguments::Full {
@@ -237,8 +243,7 @@ impl<W: Write> Pftrace<W> {
         }
         let mut packet = head.to_vec();
         packet.bytes(field::packet::TRACK_EVENT, &event);
-        if !matches!(label, Label::Step(_)) {
-            let iid = self.label_iid(label);
+        if !is_inline(label, iid) {
             let state = &mut self.lanes[lane];
             let (word, bit) = (iid as usize / 64, 1 << (iid % 64));
             if state.interned.len() <= word {
@@ -305,6 +310,11 @@ impl<W: Write> Pftrace<W> {
             false => (0, id, correlation),
         }
     }
+}
+
+/// Steps have no end, and neither have the names of a hostile file: such are written out.
+fn is_inline(label: Label, iid: u32) -> bool {
+    matches!(label, Label::Step(_)) || iid > MAX_INTERNED
 }
 
 fn is_unfinished(drawn: &Drawn<'_>) -> bool {

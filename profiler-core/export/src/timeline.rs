@@ -84,6 +84,8 @@ pub(crate) enum TrackKind {
     Overhead,
     /// Steps of the application.
     Steps,
+    /// What a broken or hostile file has more tracks of than any process has streams and threads.
+    Rest,
 }
 
 impl TrackKind {
@@ -171,6 +173,10 @@ struct Progress {
     last_epoch: u64,
 }
 
+/// More tracks than any process has streams and threads.
+const MAX_TRACKS: usize = 4_096;
+/// As many lanes over all tracks; then a track gets one and no more.
+const MAX_LANES: usize = 16_384;
 /// How many epochs a row may be behind.
 const LAG_EPOCHS: usize = 2;
 /// A stream that gave nothing for so many epochs is not waited for.
@@ -221,13 +227,17 @@ impl Tracks {
     #[cold]
     fn find_track(&mut self, key: TrackKey) -> usize {
         let next = self.tracks.len();
-        let index = *self.by_key.entry(key).or_insert(next);
+        let mut shown = key;
+        if next >= MAX_TRACKS && !self.by_key.contains_key(&key) {
+            shown.kind = TrackKind::Rest;
+        }
+        let index = *self.by_key.entry(shown).or_insert(next);
         if index == next {
             self.tracks.push(Track {
-                key,
+                key: shown,
                 items: VecDeque::new(),
                 late: Vec::new(),
-                lanes: TrackLanes::new(key.kind.nests()),
+                lanes: TrackLanes::new(shown.kind.nests()),
                 given_until: 0,
             });
         }
@@ -386,11 +396,12 @@ impl Track {
             Ok::<usize, io::Error>(lane)
         };
         let late = item.start < self.given_until;
+        let crowded = *out.lanes >= MAX_LANES;
         let fit = match late {
-            true => self.lanes.overflow(&item),
+            true => self.lanes.overflow(&item, crowded),
             false => {
                 self.given_until = item.start;
-                self.lanes.fit(&mut item, out.draw)?
+                self.lanes.fit(&mut item, crowded, out.draw)?
             }
         };
         let (lane, clamped) = match fit {

@@ -11,11 +11,19 @@ use std::sync::Arc;
 use profiler_core::record::{Frame, LaunchConfigDef, LaunchConfigId, StackId, StringId};
 use zerocopy::FromBytes as _;
 
+/// How many bytes of names are kept, and how many of everything else that has an id. No capture
+/// comes near; a hostile file costs no more memory than this.
+const MAX_TEXT_BYTES: usize = 128 << 20;
+const MAX_IDS: usize = 1 << 21;
+/// What names beyond are called.
+const TOO_MANY: &str = "[too many names]";
+
 /// What the capture-wide ids in rows mean.
 #[derive(Debug)]
 pub struct Definitions {
     strings: Vec<Arc<str>>,
     string_ids: HashMap<Arc<str>, u32>,
+    text_bytes: usize,
     configs: Vec<LaunchConfigDef>,
     config_ids: HashMap<[u32; 14], u32>,
     frames: Vec<FrameInfo>,
@@ -54,6 +62,7 @@ impl Default for Definitions {
         Self {
             strings: vec![Arc::clone(&empty)],
             string_ids: HashMap::from([(empty, 0)]),
+            text_bytes: 0,
             configs: vec![LaunchConfigDef::default()],
             config_ids: HashMap::new(),
             frames: Vec::new(),
@@ -139,6 +148,11 @@ impl Definitions {
         if let Some(id) = self.string_ids.get(text) {
             return StringId(*id);
         }
+        let is_full = self.text_bytes + text.len() > MAX_TEXT_BYTES || self.strings.len() > MAX_IDS;
+        if is_full && text != TOO_MANY {
+            return self.intern(TOO_MANY);
+        }
+        self.text_bytes += text.len();
         let id = self.strings.len() as u32;
         let text: Arc<str> = Arc::from(text);
         self.strings.push(Arc::clone(&text));
@@ -166,6 +180,9 @@ impl Definitions {
         if let Some(id) = self.config_ids.get(&key) {
             return LaunchConfigId(*id);
         }
+        if self.configs.len() > MAX_IDS {
+            return LaunchConfigId::NONE;
+        }
         let id = LaunchConfigId(self.configs.len() as u32);
         self.configs.push(LaunchConfigDef { id, ..*config });
         self.config_ids.insert(key, id.0);
@@ -183,6 +200,9 @@ impl Definitions {
         let mut node = 0;
         for bytes in frames.chunks_exact(size_of::<Frame>()).rev() {
             let Ok(frame) = Frame::read_from_bytes(bytes) else { continue };
+            if self.nodes.len() > MAX_IDS {
+                break;
+            }
             let info = FrameInfo {
                 worker,
                 process,
@@ -207,8 +227,10 @@ impl Definitions {
     }
 
     pub(super) fn name_graph_node(&mut self, worker: usize, node: u64, name: &str) {
-        let id = self.intern(name);
-        self.graph_nodes.insert((worker, node), id);
+        if self.graph_nodes.len() <= MAX_IDS {
+            let id = self.intern(name);
+            self.graph_nodes.insert((worker, node), id);
+        }
     }
 }
 

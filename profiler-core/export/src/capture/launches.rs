@@ -15,7 +15,7 @@ const MAX_PAGES: usize = 8192;
 const RECENT: usize = 1 << 17;
 
 /// Where launches lay, by correlation id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Launches {
     pages: HashMap<u64, usize>,
     order: VecDeque<u64>,
@@ -30,19 +30,6 @@ pub(super) struct Launches {
 struct Recent {
     correlation: u64,
     start: u64,
-}
-
-impl Default for Launches {
-    fn default() -> Self {
-        Self {
-            pages: HashMap::new(),
-            order: VecDeque::new(),
-            bits: Vec::new(),
-            free: Vec::new(),
-            last: None,
-            recent: Vec::new(),
-        }
-    }
 }
 
 impl Launches {

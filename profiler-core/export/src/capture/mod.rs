@@ -404,7 +404,7 @@ impl Capture {
         for index in 0..self.readers.len() {
             while self.step(index, u64::MAX, consumer)? {
                 blocks += 1;
-                if blocks % PROCEED_BLOCKS == 0 && !progress(&self.counts) {
+                if blocks.is_multiple_of(PROCEED_BLOCKS) && !progress(&self.counts) {
                     return Err(CaptureError::Cancelled);
                 }
             }

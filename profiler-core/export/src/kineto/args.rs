@@ -16,9 +16,12 @@ use crate::timeline::{Drawn, ItemKind};
 pub(super) struct ConfigArgs {
     devices: HashMap<(u32, u32), DeviceDef>,
     /// By worker and device; there are few.
-    texts: Vec<((u32, u32), Vec<Box<[u8]>>)>,
+    texts: Vec<((u32, u32), Texts)>,
     last: usize,
 }
+
+/// By configuration.
+type Texts = Vec<Box<[u8]>>;
 
 impl ConfigArgs {
     pub(super) fn learn(&mut self, worker: &Worker) {

@@ -225,6 +225,7 @@ impl<W: Write> Kineto<W> {
             }
             TrackKind::Overhead => (host, 1, "overhead".to_owned()),
             TrackKind::Steps => (host, 2, "steps".to_owned()),
+            TrackKind::Rest => (host, 3, "further".to_owned()),
         };
         let tid = tid + further;
         if let TrackKind::Stream { device, .. }

@@ -9,6 +9,9 @@ use super::{Pftrace, field};
 use crate::capture::Place;
 use crate::proto::{Proto as _, message};
 
+/// More than any process has; what a hostile file has beyond is left out.
+const MAX_COUNTERS: usize = 1 << 14;
+
 /// The track of each counter of each worker.
 #[derive(Default)]
 pub(super) struct CounterTracks {
@@ -22,6 +25,7 @@ impl<W: Write> Pftrace<W> {
         let sequence = self.workers[place.worker.index].sequence;
         let uuid = match self.counters.uuids.get(&key) {
             Some(&uuid) => uuid,
+            None if self.counters.uuids.len() >= MAX_COUNTERS => return,
             None => self.describe_counter(place, row, sequence),
         };
         self.packet(|packet| {

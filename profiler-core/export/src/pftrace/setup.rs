@@ -170,6 +170,9 @@ impl<W: Write> Pftrace<W> {
             TrackKind::Steps => {
                 self.describe_track(sequence, uuid, &plain("steps", process, rank::STEPS));
             }
+            TrackKind::Rest => {
+                self.describe_track(sequence, uuid, &plain("further", process, rank::OVERHEAD));
+            }
         }
     }
 
@@ -193,6 +196,12 @@ impl<W: Write> Pftrace<W> {
         let process = if owner == 0 { worker.identity.pid } else { owner };
         let (pid, tid) = (tracks.pids.process(process), tracks.pids.thread(thread));
         let parent = tracks.process;
+        // Two spools of one process: readers would merge two tracks of one thread into one.
+        let first = *self.threads.entry((pid, tid)).or_insert(uuid);
+        if first != uuid {
+            let name = if name.is_empty() { format!("thread {thread}") } else { name };
+            return self.describe_track(sequence, uuid, &plain(&name, first, 1));
+        }
         self.packet(|packet| {
             packet.uint(field::packet::SEQUENCE_ID, u64::from(sequence));
             message(packet, field::packet::TRACK_DESCRIPTOR, |track| {

@@ -39,7 +39,7 @@ const NESTING_NS: u64 = 1_000;
 /// A track has at most so many lanes of either sort; what overlaps more shares the last.
 const MAX_LANES: usize = 128;
 /// How many slices an overflow lane remembers.
-const MAX_TAKEN: usize = 1 << 14;
+const MAX_TAKEN: usize = 1 << 12;
 
 impl TrackLanes {
     pub(super) fn new(nests: bool) -> Self {
@@ -53,7 +53,12 @@ impl TrackLanes {
     /// Finds the lane of an item that starts no earlier than those before it, and ends what has
     /// ended there. May move the item's instants by a hair.
     #[inline]
-    pub(super) fn fit<D: Draw>(&mut self, item: &mut Item, draw: &mut D) -> io::Result<Fit> {
+    pub(super) fn fit<D: Draw>(
+        &mut self,
+        item: &mut Item,
+        crowded: bool,
+        draw: &mut D,
+    ) -> io::Result<Fit> {
         let is_instant = item.kind.is_instant();
         let count = self.ordered.len();
         for (index, lane) in self.ordered.iter_mut().enumerate() {
@@ -88,7 +93,7 @@ impl TrackLanes {
                 lane.open.push(end);
                 return Ok(Fit::Lane { lane: lane.lane, clamped: true });
             }
-            if index + 1 == count && count >= MAX_LANES {
+            if index + 1 == count && (crowded || count >= MAX_LANES) {
                 // Drawn as if it ended with what holds it: wrong, but counted and bounded.
                 item.end = item.end.min(end);
                 lane.open.push(item.end);
@@ -99,14 +104,14 @@ impl TrackLanes {
     }
 
     /// Finds the overflow lane of an item.
-    pub(super) fn overflow(&mut self, item: &Item) -> Fit {
+    pub(super) fn overflow(&mut self, item: &Item, crowded: bool) -> Fit {
         let count = self.overflow.len();
         for (index, lane) in self.overflow.iter_mut().enumerate() {
             let before = lane.taken.range(..=item.start).next_back().map_or(0, |(_, end)| *end);
             let after = lane.taken.range(item.start..).next().map_or(u64::MAX, |(start, _)| *start);
             let free = before <= item.start && item.end <= after && before != u64::MAX;
             let same_start = after == item.start;
-            if (free && !same_start) || (index + 1 == count && count >= MAX_LANES) {
+            if (free && !same_start) || (index + 1 == count && (crowded || count >= MAX_LANES)) {
                 lane.taken.insert(item.start, item.end);
                 if lane.taken.len() > MAX_TAKEN {
                     lane.taken.pop_first();

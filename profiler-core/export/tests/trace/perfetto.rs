@@ -187,6 +187,39 @@ fn merged_workers_share_no_id() {
     assert_eq!(joined, ["CLOCK_MONOTONIC", "CLOCK_REALTIME"]);
 }
 
+/// Two agents of one process: its spans in one spool, its samples and calls in another.
+#[test]
+fn two_spools_of_one_process_do_not_share_a_thread_track() {
+    let mut second = identity(0);
+    second.key = "other".to_owned();
+    let mut spans = Spool::with_window(second, 1_000_000);
+    let stream = spans.stream("agent.spans", ClockDomain::Monotonic);
+    let name = spans.string(stream, "decode");
+    // Overlaps the calls and does not nest.
+    let span =
+        Span { start: M0 + 1_200, end: M0 + 9_999, name, thread: THREAD, ..Span::default() };
+    spans.memory.push(stream, &[span]);
+    let (bytes, _) = pftrace(vec![launches(0, 5).done(), spans.done()]);
+    let trace = Trace::parse(&bytes);
+    let described = trace.tracks.values().filter(|t| t.tid == Some(u64::from(THREAD)));
+    assert_eq!(described.count(), 1, "readers would draw both on one track");
+    assert_eq!(trace.slices_of("decode")[0].end, M0 + 9_999);
+    assert!(trace.of_category("cuda_runtime").iter().all(|call| call.end - call.start == 400));
+}
+
+#[test]
+fn more_tracks_than_a_process_has_share_what_is_left() {
+    let mut spool = Spool::with_window(identity(0), 1_000_000);
+    let stream = spool.stream("cuda.activity", ClockDomain::Realtime);
+    let rows: Vec<Kernel> = (0..6_000_u32)
+        .map(|i| Kernel { stream: i, ..kernel(StringId(0), 0, R0 + 10, R0 + 20) })
+        .collect();
+    spool.memory.push(stream, &rows);
+    let trace = trace(spool);
+    assert_eq!(trace.of_category("kernel").len(), 6_000);
+    assert!(trace.tracks.len() < 5_000, "{}", trace.tracks.len());
+}
+
 #[test]
 fn a_graphs_kernels_all_hang_on_its_launch() {
     let mut spool = Spool::with_window(identity(0), 1_000_000);
