@@ -194,6 +194,7 @@ pub(super) fn reserve() -> Option<SlotRef> {
 }
 
 /// The topmost slot of the calling thread that `owner` began.
+#[cfg(feature = "tracing-layer")]
 pub(super) fn of_owner(owner: u64) -> Option<SlotRef> {
     let stack = STACK.get()?;
     let depth = stack.depth.load(Ordering::Relaxed);
