@@ -135,7 +135,16 @@ impl Client {
         drop(state);
         self.changed.notify_all();
         loop {
-            let (message, descriptor): (ToAgent, Option<OwnedFd>) = link.recv()?;
+            let (value, descriptor): (serde_json::Value, Option<OwnedFd>) = link.recv()?;
+            let id = request_id(&value);
+            let message = match (serde_json::from_value(value), id) {
+                (Ok(message), _) => message,
+                (Err(error), Some(id)) => {
+                    link.send(&not_understood(id, &error), None)?;
+                    continue;
+                }
+                (Err(source), None) => return Err(LinkError::Malformed { len: 0, source }),
+            };
             match message {
                 ToAgent::Request { id, request } => {
                     let outcome =
@@ -152,6 +161,17 @@ impl Client {
             }
         }
     }
+}
+
+/// The number of a request, whatever it asks: a newer controller may ask what this agent does not
+/// know, and must not lose a session over it.
+fn request_id(message: &serde_json::Value) -> Option<u64> {
+    (message.get("type")? == "request").then(|| message.get("id")?.as_u64())?
+}
+
+fn not_understood(id: u64, error: &serde_json::Error) -> FromAgent {
+    let message = format!("this agent does not understand what is asked: {error}");
+    FromAgent::Reply { id, outcome: Outcome::Failed(WorkerError::new("unknown_request", message)) }
 }
 
 fn meet(meeting: &mut Meeting) -> Option<Arc<Connection>> {

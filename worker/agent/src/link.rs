@@ -490,6 +490,25 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_end_in_a_message_or_an_error(
+            frames in proptest::collection::vec(
+                (proptest::prelude::any::<u8>(), proptest::collection::vec(0_u8.., 0..64)), 0..4,
+            ),
+        ) {
+            let (link, mut raw) = pair_with_raw();
+            for (len, body) in frames {
+                raw.write_all(&u32::from(len).to_le_bytes()).unwrap();
+                raw.write_all(&body).unwrap();
+            }
+            drop(raw);
+            // The end comes at last, whatever came before.
+            while link.recv::<serde_json::Value>().is_ok() {}
+            proptest::prop_assert!(link.is_closed());
+        }
+    }
+
     #[test]
     fn deep_nesting_is_refused_without_overflowing_the_stack() {
         let (link, mut raw) = pair_with_raw();

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{
@@ -21,7 +21,7 @@ use profiler_core::backend::{
 };
 use profiler_core::clock::{ClockSource, Instant, ManualClock, SystemClock};
 use profiler_core::control::{
-    AgentReply, AgentRequest, Arm, FromAgent, OnUnavailable, ToAgent, WorkerState,
+    AgentReply, AgentRequest, Arm, FromAgent, OnUnavailable, Outcome, ToAgent, WorkerState,
 };
 use profiler_core::error::BackendError;
 use profiler_core::probe::ProbeReport;
@@ -39,6 +39,7 @@ enum Fault {
     FlushPanic,
     StopPanic,
     DropPanic,
+    SlowStop,
     Unrecorded,
 }
 
@@ -53,6 +54,7 @@ struct FaultySession {
 
 static FLUSHES: AtomicU32 = AtomicU32::new(0);
 static STARTS: AtomicU32 = AtomicU32::new(0);
+static DRAINED: AtomicBool = AtomicBool::new(true);
 
 impl ProfilerBackend for Faulty {
     fn id(&self) -> BackendId {
@@ -103,6 +105,9 @@ impl ProfileSession for FaultySession {
 
     fn stop(&mut self, _drain: Duration) -> Result<SessionSummary, BackendError> {
         assert!(self.fault != Fault::StopPanic, "stop panics");
+        if self.fault == Fault::SlowStop {
+            eventually(|| DRAINED.load(Ordering::SeqCst));
+        }
         let device_used = (self.fault == Fault::Unrecorded).then_some(true);
         Ok(SessionSummary { device_used, ..SessionSummary::default() })
     }
@@ -512,6 +517,7 @@ fn hostile_controllers_close_the_link_and_nothing_else() {
     for bytes in [
         &u32::MAX.to_le_bytes()[..],
         b"\x02\0\0\0[]",
+        b"\x13\0\0\0{\"type\":\"request\"} ",
         b"\x04\0\0\0null",
         b"\x0a\0\0\0{\"type\":1}",
         b"\x03\0",
@@ -531,16 +537,57 @@ fn hostile_controllers_close_the_link_and_nothing_else() {
 }
 
 #[test]
-fn a_request_that_is_not_understood_closes_the_link_and_not_the_session() {
+fn a_request_that_is_not_understood_is_answered_and_the_session_goes_on() {
     let _turn = turn();
     let (_agent, mut controller, _) = connect(builder());
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
-    controller
-        .link
-        .send(&serde_json::json!({"type": "request", "id": 9, "request": {"ask": "dance"}}), None)
-        .unwrap();
-    assert!(controller.link.recv_timeout::<FromAgent>(PATIENCE).is_err());
+    for (id, request) in [
+        (101, serde_json::json!({"ask": "dance"})),
+        (102, serde_json::json!({"ask": "commit", "fence": "x"})),
+        (103, serde_json::json!(null)),
+    ] {
+        let message = serde_json::json!({"type": "request", "id": id, "request": request});
+        controller.link.send(&message, None).unwrap();
+        let (reply, _) = controller.link.recv_timeout::<FromAgent>(PATIENCE).unwrap();
+        let FromAgent::Reply { id: answered, outcome: Outcome::Failed(error) } = reply else {
+            panic!("{reply:?}")
+        };
+        assert_eq!((answered, error.code.as_str()), (id, "unknown_request"));
+    }
+    controller.commit(1).unwrap();
+    controller.stop(1).unwrap();
+    assert_eq!(controller.finished().0.error, None);
+}
+
+#[test]
+fn a_stop_is_answered_at_once_and_the_next_arm_waits_for_the_drain() {
+    let _turn = turn();
+    DRAINED.store(false, Ordering::SeqCst);
+    let (builder, _) = faulty(Fault::SlowStop);
+    let (_agent, mut controller, _) = connect(builder);
+    let spool = spool_file();
+    controller.arm(arm(1), Some(&spool.file)).unwrap();
+    controller.commit(1).unwrap();
+    controller.stop(1).unwrap();
+    controller.stop(1).unwrap();
+    let AgentReply::Status { session } = controller.ask(AgentRequest::Status, None).unwrap() else {
+        panic!("no status")
+    };
+    let session = session.unwrap();
+    assert_eq!(session.state, WorkerState::Draining);
+    assert_eq!(session.stopped_by.as_deref(), Some("request"));
+    let next = spool_file();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The arm is on its way by then, or comes to a session that has ended.
+            std::thread::sleep(Duration::from_millis(50));
+            DRAINED.store(true, Ordering::SeqCst);
+        });
+        controller.arm(arm(2), Some(&next.file)).unwrap();
+    });
+    let (result, _) = controller.finished();
+    assert_eq!((result.fence, result.error), (1, None));
 }
 
 #[test]
@@ -564,7 +611,7 @@ fn a_local_agent_is_asked_without_a_socket() {
     let spool = spool_file();
     let file = spool.file.try_clone().unwrap();
     let done = |outcome| match outcome {
-        profiler_core::control::Outcome::Done(reply) => reply,
+        Outcome::Done(reply) => reply,
         other => panic!("{other:?}"),
     };
     done(agent.request(AgentRequest::Arm(Box::new(arm(1))), Some(file.into())));
