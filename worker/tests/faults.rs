@@ -18,6 +18,8 @@ use support::{Bench, DEADLINE, wait_for};
 
 /// What a child process of this test binary shall be: `worker <rank>` or `controller`.
 const PART: &str = "OMNIPROF_TEST_PART";
+/// The program that stands for the exporter.
+const EXPORTER: &str = "OMNIPROF_TEST_EXPORTER";
 /// The root of the controller.
 const ROOT: &str = "OMNIPROF_TEST_ROOT";
 
@@ -26,6 +28,15 @@ struct Part(Child);
 
 impl Part {
     fn start(part: &str, root: &Path, socket_dir: Option<&Path>) -> Self {
+        Self::start_with(part, root, socket_dir, None)
+    }
+
+    fn start_with(
+        part: &str,
+        root: &Path,
+        socket_dir: Option<&Path>,
+        exporter: Option<&Path>,
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "part", "--nocapture"])
@@ -35,6 +46,9 @@ impl Part {
             .stdin(Stdio::null());
         if let Some(dir) = socket_dir {
             command.env("OMNIPROF_SOCKET", dir);
+        }
+        if let Some(exporter) = exporter {
+            command.env(EXPORTER, exporter);
         }
         Self(command.spawn().unwrap())
     }
@@ -81,7 +95,12 @@ fn worker(rank: u32) {
 
 /// Starts a capture of two workers, says so, and waits to be killed.
 fn controller(root: &Path) {
-    let controller = Controller::builder().root(root).without_exporter().build().unwrap();
+    let builder = Controller::builder().root(root);
+    let builder = match std::env::var_os(EXPORTER) {
+        Some(program) => builder.exporter(program),
+        None => builder.without_exporter(),
+    };
+    let controller = builder.build().unwrap();
     let dir = controller.socket_dir().unwrap();
     std::fs::write(root.join("socket-dir.tmp"), dir.to_str().unwrap()).unwrap();
     std::fs::rename(root.join("socket-dir.tmp"), root.join("socket-dir")).unwrap();
@@ -113,7 +132,7 @@ fn rows_of(path: &Path, kind: RecordKind) -> u64 {
 #[test]
 fn a_worker_killed_while_it_records_leaves_its_spool() {
     let bench = Bench::new();
-    let controller = bench.controller();
+    let controller = bench.patient();
     let dir = controller.socket_dir().unwrap();
     let _lives = Part::start("worker 0", &bench.root(), Some(&dir));
     let mut dies = Part::start("worker 1", &bench.root(), Some(&dir));
@@ -165,7 +184,7 @@ fn the_next_controller_adopts_what_a_killed_one_left() {
     assert!(profiler_core::error::chain(&error).contains("--server"));
 
     first.kill();
-    let second = bench.controller();
+    let second = bench.patient();
     let running = second.status().session.expect("the session is taken over");
     assert_eq!(running.session, session);
     assert!(second.wait_for_workers(2, DEADLINE), "the workers come back by themselves");
@@ -213,6 +232,35 @@ fn what_everybody_left_is_recovered_from_the_spools() {
         assert!(line.records.values().sum::<u64>() > 10);
     }
     assert!(recover(&root, None, DEADLINE).unwrap().is_empty(), "it is finished");
+}
+
+#[test]
+fn exports_die_with_their_controller() {
+    let bench = Bench::new();
+    let root = bench.root();
+    std::fs::create_dir(&root).unwrap();
+    let pids = bench.dir.path().join("pids");
+    std::fs::create_dir(&pids).unwrap();
+    let body = format!("touch {}/$$; exec sleep 1000", pids.display());
+    let exporter = bench.exporter(&body);
+    let mut first = Part::start_with("controller", &root, None, Some(&exporter));
+    wait_for("the socket", || root.join("socket-dir").exists());
+    let dir = PathBuf::from(std::fs::read_to_string(root.join("socket-dir")).unwrap());
+    let _workers =
+        [Part::start("worker 0", &root, Some(&dir)), Part::start("worker 1", &root, Some(&dir))];
+    let children = || -> Vec<String> {
+        let entries = std::fs::read_dir(&pids).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    wait_for("two exports", || children().len() == 2);
+    first.kill();
+    for child in children() {
+        let stat = PathBuf::from(format!("/proc/{child}/stat"));
+        wait_for("the export's end", || {
+            // A dead child that nobody has waited for yet is a zombie.
+            std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
+        });
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use profiler_core::backend::BackendId;
 use profiler_core::control::WorkerError;
 use profiler_core::schedule::StepSource;
 use profiler_worker::controller::{StartError, StopError, StopRequest};
@@ -293,6 +294,92 @@ fn an_agent_of_another_version_is_told_so() {
     let refused = worker.refused.lock().unwrap().clone().unwrap();
     assert_eq!(refused.code, "protocol");
     assert!(controller.status().workers.is_empty());
+}
+
+#[test]
+fn a_device_that_was_used_and_gave_no_record_is_no_success() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut worker = Behaviour::new(0, "thinker", 0, 0);
+    worker.backend = Some(BackendId::parse("cuda").unwrap());
+    let _workers = join(&controller, vec![worker]);
+    controller.start(&body(r#"{"on_unavailable":"degrade"}"#)).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    let line = &manifest.workers[0];
+    assert_eq!(line.state, LineState::Degraded);
+    assert_eq!(line.error.as_ref().unwrap().code, "no_device_records");
+    assert!(!manifest.is_good(), "nobody asked for that");
+}
+
+#[test]
+fn an_export_that_fails_says_what_it_said() {
+    let bench = Bench::new();
+    let exporter = bench.exporter(
+        "echo 'omniprof: the spool is damaged at byte 17' >&2; echo 'stack backtrace: 0: x' >&2; \
+         exit 3",
+    );
+    let controller = bench.builder().exporter(exporter).build().unwrap();
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    controller.start(&StartRequest::default()).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    assert!(!manifest.is_good());
+    let line = &manifest.workers[0];
+    assert_eq!((line.state, line.files[1].state), (LineState::Degraded, FileState::Failed));
+    let error = line.files[1].error.as_ref().unwrap();
+    assert_eq!(error.code, "export_failed");
+    assert!(error.message.contains("damaged at byte 17"), "{error}");
+    assert!(!error.message.contains("backtrace"), "{error}");
+    assert_eq!(line.files[0].state, FileState::Complete, "the spool is there");
+}
+
+#[test]
+fn other_formats_and_the_merge_follow_the_stop() {
+    let bench = Bench::new();
+    let exporter = bench.exporter("printf %s \"$format$follow\" > \"$output\"");
+    let controller = bench
+        .builder()
+        .exporter(exporter)
+        .options(|options| options.follow = false)
+        .build()
+        .unwrap();
+    let _workers = join(
+        &controller,
+        vec![Behaviour::new(0, "thinker", 0, 0), Behaviour::new(1, "talker", 0, 0)],
+    );
+    let wanted = r#"{"formats":["kineto-gz","pftrace-gz"],"merge_profiles":true}"#;
+    controller.start(&body(wanted)).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    assert!(manifest.is_good(), "{manifest:#?}");
+    for line in &manifest.workers {
+        let formats: Vec<_> = line.files.iter().map(|file| file.format.as_str()).collect();
+        assert_eq!(formats, ["spool", "kineto-gz", "pftrace-gz"]);
+        assert!(line.files[1].path.ends_with(".pt.trace.json.gz"), "TensorBoard finds it");
+    }
+    assert_eq!(manifest.files[0].path, "merged.pftrace.gz");
+    let merged = std::path::Path::new(&manifest.directory).join("merged.pftrace.gz");
+    assert_eq!(std::fs::read_to_string(merged).unwrap(), "pftrace-gz");
+}
+
+#[test]
+fn a_worker_that_never_ends_its_drain_is_missing_and_what_it_wrote_is_exported() {
+    let bench = Bench::new();
+    let exporter = bench
+        .exporter("if [ -n \"$follow\" ]; then exec sleep 1000; fi; printf trace > \"$output\"");
+    let controller = bench
+        .builder()
+        .exporter(exporter)
+        .options(|options| options.drain_deadline = Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let mut worker = Behaviour::new(0, "thinker", 0, 0);
+    worker.on_stop = OnStop::Drain;
+    let _workers = join(&controller, vec![worker]);
+    controller.start(&StartRequest::default()).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    let line = &manifest.workers[0];
+    assert_eq!(line.state, LineState::Missing, "{line:#?}");
+    assert!(line.error.as_ref().unwrap().message.contains("drain"));
+    assert_eq!(line.files[1].state, FileState::Complete, "{line:#?}");
 }
 
 #[test]

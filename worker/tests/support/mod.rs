@@ -43,6 +43,8 @@ pub(crate) struct Behaviour {
     /// Ends by itself so long after the commit.
     pub(crate) ends_by_itself: Option<(Duration, &'static str)>,
     pub(crate) backends: Vec<BackendProbe>,
+    /// The device backend that it says recorded.
+    pub(crate) backend: Option<BackendId>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +86,7 @@ impl Behaviour {
             on_stop: OnStop::Finish,
             rows: 100,
             ends_by_itself: None,
+            backend: None,
             backends: vec![BackendProbe {
                 id: BackendId::parse("cpu").unwrap(),
                 role: BackendRole::Host,
@@ -348,7 +351,7 @@ impl Loop {
             session: session.arm.session,
             fence: session.arm.fence,
             worker: self.behaviour.identity.clone(),
-            backend: None,
+            backend: self.behaviour.backend.clone(),
             why: "a fake".to_owned(),
             degraded: match &self.behaviour.on_arm {
                 OnArm::Degraded(error) => Some(error.clone()),
@@ -365,7 +368,7 @@ impl Loop {
             clock_error_ns: 400,
             own_cpu_ns: 1,
             own_memory_bytes: 1,
-            device_used: None,
+            device_used: self.behaviour.backend.is_some().then_some(true),
             driver: None,
             notes: Vec::new(),
         };
@@ -431,6 +434,15 @@ impl Bench {
             options.answer_deadline = Duration::from_millis(500);
             options.retention = None;
         })
+    }
+
+    /// A controller for real agents, which may take their time on a busy machine.
+    pub(crate) fn patient(&self) -> Controller {
+        let patient = self.builder().options(|options| {
+            options.arm_deadline = DEADLINE;
+            options.answer_deadline = DEADLINE;
+        });
+        patient.build().unwrap()
     }
 
     pub(crate) fn controller(&self) -> Controller {
