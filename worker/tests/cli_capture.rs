@@ -68,7 +68,10 @@ fn spool(root: &std::path::Path, manifest: &Value) -> PathBuf {
 #[test]
 fn a_capture_from_start_to_summary() {
     let place = Place::new();
-    let serving = Serving::start(&place, &["--dir", "traces"]);
+    let config = json!({"formats": ["folded", "pftrace-gz"], "max_session_ms": 120_000});
+    let config = config.to_string();
+    let words = ["--dir", "traces", "--profiler-config", config.as_str()];
+    let serving = Serving::start(&place, &words);
     let root = serving.root.clone();
     let socket = profiler_core::socket_path::SocketEnvironment {
         temporary_dir: place.path().to_owned(),
@@ -120,6 +123,10 @@ fn a_capture_from_start_to_summary() {
     let manifest = to(&["stop", "--wait", "60s", "--json"]).json(0);
     assert_eq!(manifest["session"], json!(session));
     assert_eq!(manifest["workers"][0]["state"], "complete", "{manifest:#}");
+    let files = manifest["workers"][0]["files"].as_array().unwrap();
+    let formats: Vec<_> = files.iter().filter_map(|file| file["format"].as_str()).collect();
+    assert_eq!(formats, ["spool", "folded", "pftrace-gz"], "as the server was configured");
+    assert_eq!(manifest["workers"][0]["limits"]["max_session_ms"], 120_000);
     let again = to(&["stop", "--json"]).json(0);
     assert_eq!(again["session"], json!(session), "a second stop tells the same");
     let listing = to(&["list", "--json"]).json(0);
