@@ -333,6 +333,17 @@ fn an_export_that_fails_says_what_it_said() {
 }
 
 #[test]
+fn where_a_follower_fails_another_reads_the_whole_spool() {
+    let bench = Bench::new();
+    let exporter = bench.exporter("[ -z \"$follow\" ] || exit 3; printf trace > \"$output\"");
+    let controller = bench.builder().exporter(exporter).build().unwrap();
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    controller.start(&StartRequest::default()).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    assert_eq!(manifest.workers[0].state, LineState::Complete, "{manifest:#?}");
+}
+
+#[test]
 fn other_formats_and_the_merge_follow_the_stop() {
     let bench = Bench::new();
     let exporter = bench.exporter("printf %s \"$format$follow\" > \"$output\"");

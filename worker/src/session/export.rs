@@ -16,6 +16,8 @@ pub(crate) struct Export {
     pub(crate) format: TraceFormat,
     pub(crate) arguments: EventArguments,
     pub(crate) progress: Progress,
+    /// A child that followed failed: the next one waits until the spool is whole.
+    pub(crate) follows_no_more: bool,
 }
 
 /// How far an export is.
@@ -46,7 +48,7 @@ pub(crate) struct ExportStep {
 
 impl Export {
     pub(crate) fn new(path: PathBuf, format: TraceFormat, arguments: EventArguments) -> Self {
-        Self { path, format, arguments, progress: Progress::Waiting }
+        Self { path, format, arguments, progress: Progress::Waiting, follows_no_more: false }
     }
 
     /// Whether nothing more happens to it.
@@ -97,7 +99,7 @@ impl Export {
         can_run: bool,
         steps: &mut Vec<ExportStep>,
     ) {
-        if !matches!(self.progress, Progress::Waiting) {
+        if !matches!(self.progress, Progress::Waiting) || (follow && self.follows_no_more) {
             return;
         }
         let output = directory.join(&self.path);
@@ -122,6 +124,12 @@ impl Export {
         self.progress = match end {
             ExportEnd::Done(report) => {
                 Progress::Done { bytes: report.bytes, crc32: report.crc32.clone() }
+            }
+            ExportEnd::Failed(_)
+                if matches!(self.progress, Progress::Running { follow: true, .. }) =>
+            {
+                self.follows_no_more = true;
+                Progress::Waiting
             }
             ExportEnd::Failed(error) => Progress::Failed(error.clone()),
             // It was told to end so that another may run without following.

@@ -108,9 +108,13 @@ impl Session {
 
     /// A worker is done.
     pub(crate) fn take_result(&mut self, key: &str, result: WorkerResult) {
-        if let Some(run) = self.run_mut(key) {
-            run.take_result(result);
+        let Some(run) = self.run_mut(key) else { return };
+        // An agent may say it again over a new link.
+        if run.result.as_ref() == Some(&result) {
+            return;
         }
+        run.take_result(result);
+        self.sealed = false;
     }
 
     /// Something is wrong with a worker, and nothing more is expected of it.
