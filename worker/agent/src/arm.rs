@@ -148,7 +148,7 @@ impl Plan {
         if let Some(host) = forced_host {
             plan.why = format!("`{}` was asked for: the host alone is recorded", host.id());
         } else if capture.device {
-            let choice = core.backends.choose_device(forced);
+            let choice = core.backends.choose_device(forced, capture.device_required);
             plan.device = choice.device;
             plan.why = choice.why;
             if let Some((code, message)) = choice.unavailable {

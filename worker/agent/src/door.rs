@@ -96,8 +96,12 @@ impl Backends {
         })
     }
 
-    /// Picks the device backend for a session.
-    pub(crate) fn choose_device(&self, forced: Option<&BackendId>) -> Choice {
+    /// Picks the device backend for a session; where it is required, that there is none is told.
+    pub(crate) fn choose_device(
+        &self,
+        forced: Option<&BackendId>,
+        is_required: bool,
+    ) -> Choice {
         let selected = catch_unwind(AssertUnwindSafe(|| {
             self.registry.select_device_by(forced, |registered| self.probe_one(registered))
         }));
@@ -115,11 +119,12 @@ impl Backends {
                 _ => None,
             })
         };
-        // Without a device in the machine the host alone is recorded. One that was named, or
-        // whose backend broke, is missed.
+        // Where nobody asked for a device, a machine without one records the host alone. One that
+        // was asked for, or whose backend broke, is missed.
         let code = match (&selection.chosen, forced) {
             (Some(_), _) => None,
             (None, Some(_)) => Some(codes().next().unwrap_or("no_such_backend")),
+            (None, None) if is_required => Some(codes().next().unwrap_or("no_device")),
             (None, None) => codes().find(|code| *code == PANICKED),
         };
         let unavailable = code.map(|code| (code.to_owned(), selection.why.clone()));

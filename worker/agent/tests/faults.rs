@@ -165,7 +165,7 @@ fn a_device_that_cannot_start_fails_the_arm_or_degrades_it() {
 }
 
 #[test]
-fn a_device_that_was_named_must_be_there_and_one_that_was_not_need_not() {
+fn a_device_that_was_asked_for_must_be_there_and_one_that_was_not_need_not() {
     let _turn = turn();
     let (builder, opened) = faulty(Fault::Unavailable);
     let (_agent, mut controller, _) = connect(builder);
@@ -176,6 +176,23 @@ fn a_device_that_was_named_must_be_there_and_one_that_was_not_need_not() {
         let error = controller.arm(forced, Some(&spool.file)).unwrap_err();
         assert_eq!(error.code, code, "{error}");
     }
+    let mut required = arm(next_fence());
+    required.capture.device_required = true;
+    let spool = spool_file();
+    let error = controller.arm(required.clone(), Some(&spool.file)).unwrap_err();
+    assert_eq!(error.code, "no_driver", "{error}");
+    assert!(error.message.contains("there is no driver"), "{error}");
+    assert_idle(&mut controller);
+
+    required.capture.on_unavailable = OnUnavailable::Degrade;
+    let spool = spool_file();
+    let armed = controller.arm(required.clone(), Some(&spool.file)).unwrap();
+    assert_eq!((armed.backend, armed.degraded.unwrap().code), (None, "no_driver".to_owned()));
+    controller.commit(required.fence).unwrap();
+    controller.stop(required.fence).unwrap();
+    let (result, _) = controller.finished();
+    assert_eq!((result.degraded.unwrap().code.as_str(), result.error), ("no_driver", None));
+
     let spool = spool_file();
     let armed = controller.arm(arm(50), Some(&spool.file)).unwrap();
     assert_eq!((armed.backend, armed.degraded), (None, None));

@@ -10,16 +10,38 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use common::{FakeController, PATIENCE, arm, builder, kinds, rows, spool_file};
+use common::{FakeController, arm, builder, eventually, kinds, rows, spool_file, turn};
 use profiler_agent::link::Connection;
 use profiler_core::record::{Span, flag};
 use profiler_core::spool::SpoolReader;
 
 const PART: &str = "OMNIPROF_TEST_PART";
 const LINK: &str = "OMNIPROF_TEST_LINK";
+const WORDS: &str = "OMNIPROF_TEST_WORDS";
 
-/// Starts this program with one end of a link, to play a part.
-fn play(part: &str) -> (Child, FakeController) {
+/// A process that plays a part. Files in the folder are what it is told.
+struct Player {
+    child: Child,
+    words: tempfile::TempDir,
+}
+
+impl Player {
+    fn say(&self, word: &str) {
+        std::fs::write(self.words.path().join(word), "").unwrap();
+    }
+
+    fn ended(mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        (status.code(), text)
+    }
+}
+
+/// Starts this program with one end of a link, to play a part. One at a time: each is to inherit
+/// no link but its own.
+fn play(part: &str) -> (Player, FakeController) {
+    let words = tempfile::tempdir().unwrap();
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let theirs: OwnedFd = theirs.into();
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
@@ -27,6 +49,7 @@ fn play(part: &str) -> (Child, FakeController) {
         .args(["the_part_that_is_played", "--exact", "--nocapture", "--test-threads=1"])
         .env(PART, part)
         .env(LINK, theirs.as_raw_fd().to_string())
+        .env(WORDS, words.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -34,7 +57,7 @@ fn play(part: &str) -> (Child, FakeController) {
     drop(theirs);
     let (controller, hello) = FakeController::welcome(Connection::new(ours));
     assert_eq!(hello.worker.pid, child.id());
-    (child, controller)
+    (Player { child, words }, controller)
 }
 
 fn inherited_link() -> Connection {
@@ -50,17 +73,8 @@ fn inherited_link() -> Connection {
 fn the_part_that_is_played() {
     let Ok(part) = std::env::var(PART) else { return };
     let agent = builder().connect_over(inherited_link()).unwrap();
-    // The controller commits before the first step.
-    let go = |name: &str| {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while std::time::Instant::now() < deadline {
-            if std::env::temp_dir().join(format!("{name}-{}", std::process::id())).exists() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        panic!("nobody said {name}");
-    };
+    let words = std::path::PathBuf::from(std::env::var_os(WORDS).unwrap());
+    let go = |word: &str| assert!(eventually(|| words.join(word).exists()), "nobody says {word}");
     match part.as_str() {
         "exit" => {
             go("recording");
@@ -79,12 +93,6 @@ fn the_part_that_is_played() {
         "wait" => go("never"),
         other => panic!("no such part: {other}"),
     }
-}
-
-fn say(child: &Child, name: &str) -> std::path::PathBuf {
-    let path = std::env::temp_dir().join(format!("{name}-{}", child.id()));
-    std::fs::write(&path, "").unwrap();
-    path
 }
 
 /// Forks; the child must be inert and must hold nothing of ours.
@@ -123,26 +131,19 @@ fn child_is_inert() -> bool {
     is_refused
 }
 
-fn output(mut child: Child) -> (Option<i32>, String) {
-    let status = child.wait().unwrap();
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    (status.code(), text)
-}
-
 #[test]
 fn a_normal_exit_finishes_the_spool() {
-    let (child, mut controller) = play("exit");
+    let _turn = turn();
+    let (player, mut controller) = play("exit");
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
     controller.commit(1).unwrap();
-    let said = say(&child, "recording");
+    player.say("recording");
     let (result, _) = controller.finished();
     assert_eq!(result.stopped_by, "process_exit");
     assert!(result.spool_closed);
-    let (code, text) = output(child);
+    let (code, text) = player.ended();
     assert_eq!(code, Some(7), "{text}");
-    std::fs::remove_file(said).unwrap();
     let spans = rows::<Span>(&spool.path);
     assert_eq!(spans.len(), 2);
     assert_eq!(spans.iter().filter(|(_, row, _)| row.flags == flag::UNFINISHED).count(), 1);
@@ -151,26 +152,28 @@ fn a_normal_exit_finishes_the_spool() {
 
 #[test]
 fn a_forked_child_is_inert() {
-    let (child, mut controller) = play("fork");
+    let _turn = turn();
+    let (player, mut controller) = play("fork");
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
     controller.commit(1).unwrap();
-    let said = say(&child, "recording");
+    player.say("recording");
     // Once the parent's span is there, the child has come and gone.
-    assert!(common::eventually(|| !rows::<Span>(&spool.path).is_empty()));
+    if !eventually(|| !rows::<Span>(&spool.path).is_empty()) {
+        panic!("no span: {:?}", player.ended());
+    }
     controller.stop(1).unwrap();
     let (result, _) = controller.finished();
     assert_eq!((result.rows["span"], result.steps), (1, 0));
-    let done = say(&child, "done");
-    let (code, text) = output(child);
+    player.say("done");
+    let (code, text) = player.ended();
     assert_eq!(code, Some(0), "{text}");
-    std::fs::remove_file(said).unwrap();
-    std::fs::remove_file(done).unwrap();
 }
 
 #[test]
 fn a_killed_process_leaves_a_spool_that_can_be_read() {
-    let (mut child, mut controller) = play("wait");
+    let _turn = turn();
+    let (mut player, mut controller) = play("wait");
     let spool = spool_file();
     controller.arm(arm(1), Some(&spool.file)).unwrap();
     let t0 = controller.commit(1).unwrap();
@@ -179,13 +182,13 @@ fn a_killed_process_leaves_a_spool_that_can_be_read() {
             .iter()
             .any(|(_, row, _)| row.monotonic == t0.monotonic_ns)
     };
-    assert!(common::eventually(has_begin), "what was written reaches the file within a moment");
+    assert!(eventually(has_begin), "what was written reaches the file within a moment");
     let reader = SpoolReader::open(&spool.path).unwrap();
     assert!(reader.writer_alive().unwrap());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    player.child.kill().unwrap();
+    player.child.wait().unwrap();
     assert!(!reader.writer_alive().unwrap(), "the lock went with the process");
     assert!(!reader.is_closed());
-    assert!(common::eventually(|| controller.next_event().is_err()), "the link ends with it");
+    assert!(eventually(|| controller.next_event().is_err()), "the link ends with it");
     let _file = spool.file.as_fd();
 }

@@ -171,6 +171,7 @@ pub fn arm(fence: u64) -> Arm {
         spool_path: None,
         capture: CaptureConfig {
             device: true,
+            device_required: false,
             host: false,
             spans: true,
             backend: None,
