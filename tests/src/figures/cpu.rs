@@ -6,6 +6,7 @@
 //! machine is with other things.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +16,14 @@ use backend_cpu::CpuBackend;
 use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::{ClockSource, SystemClock};
 use profiler_core::identity::WorkerIdentity;
-use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
+use profiler_core::record::{Counter, Fact, Sample, StringDef};
+use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolReader, SpoolWriter};
 use serde::{Deserialize, Serialize};
 
 use super::helper::{Helper, VARIABLE};
 use super::measure::{ThreadUsage, threads_of};
-use super::{Bound, Context, FigureEntry, Measured, measure_ratio};
+use super::ratio::LONG_PAIRS;
+use super::{Bound, Context, FigureEntry, Measured, measure_ratio, run_child};
 
 /// The figures.
 #[must_use]
@@ -32,6 +35,14 @@ pub fn figures() -> Vec<FigureEntry> {
             required: Some(Bound::AtMost(1.0)),
             anchor: "99 Hz and counters into a spool, two busy processes; their own work is 100 %",
             run: |context| cpu_share(context, "perf_event"),
+        },
+        FigureEntry {
+            name: "demo_cpu_share",
+            unit: "%",
+            required: Some(Bound::AtMost(1.0)),
+            anchor: "all the profiler's threads in the demo's five workers while exporters follow; \
+                     the workers' own work is 100 %",
+            run: demo_share,
         },
         FigureEntry {
             name: "sampling_wall_ratio",
@@ -146,6 +157,60 @@ fn wall_ratio(context: &Context) -> anyhow::Result<Measured> {
     measure_ratio(|| longest("none"), || longest("perf_event")).map(Measured::Ratio)
 }
 
+/// How long the demo is profiled.
+const DEMO_MS: &str = "6000";
+
+/// The profiler's share in the processor time of the demo's workers.
+fn demo_share(context: &Context) -> anyhow::Result<Measured> {
+    let mut shares = Vec::new();
+    for _ in 0..LONG_PAIRS {
+        let root = context.fresh_dir("demo")?;
+        let mut command = Command::new(context.omniprof()?);
+        command.args(["demo", "--json", "--duration-ms", DEMO_MS, "--dir"]).arg(&root);
+        let run = run_child(&mut command)?;
+        anyhow::ensure!(run.status.success(), "the demo ended with {}", run.status);
+        let outcome: serde_json::Value = serde_json::from_slice(&run.stdout)?;
+        let manifest = &outcome["manifest"];
+        let directory = root.join(manifest["directory"].as_str().context("no directory")?);
+        let workers = manifest["workers"].as_array().context("no workers")?;
+        anyhow::ensure!(!workers.is_empty(), "no worker took part");
+        let (mut profiler_ns, mut total_ns) = (0.0, 0.0);
+        for worker in workers {
+            if worker["records"]["sample"].as_u64().is_none_or(|samples| samples == 0) {
+                return Ok(Measured::Skipped(format!("not sampled: {}", worker["notes"])));
+            }
+            profiler_ns += worker["own_cpu_ns"].as_f64().context("a worker's own time")?;
+            let files = worker["files"].as_array().context("a worker's files")?;
+            let spool = files.iter().find(|file| file["format"] == "spool");
+            let spool = spool.and_then(|file| file["path"].as_str()).context("no spool")?;
+            total_ns += recorded_cpu_ns(&directory.join(spool))?;
+        }
+        shares.push(profiler_ns / (total_ns - profiler_ns) * 100.0);
+    }
+    Ok(Measured::median_of(&shares))
+}
+
+/// The processor time that a process used from its spool's first counter to its last.
+fn recorded_cpu_ns(spool: &Path) -> anyhow::Result<f64> {
+    let mut reader = SpoolReader::open(spool)?;
+    let (mut name, mut values) = (None, Vec::new());
+    while let Some(block) = reader.next_block()? {
+        for string in block.rows::<StringDef>().unwrap_or_default() {
+            if string.text.text(block.heap()).as_deref() == Some("cpu time") {
+                name = Some((block.stream(), string.id));
+            }
+        }
+        for counter in block.rows::<Counter>().unwrap_or_default() {
+            if name == Some((block.stream(), counter.name)) {
+                values.push(counter.value);
+            }
+        }
+    }
+    let (first, last) = (values.first().copied(), values.last().copied());
+    let used = last.zip(first).map(|(last, first)| last - first);
+    used.filter(|ns| *ns > 0.0).with_context(|| format!("no `cpu time` in {}", spool.display()))
+}
+
 /// Runs the helpers at once and gathers what they print.
 fn run(context: &Context, sampler: &str) -> anyhow::Result<Vec<Report>> {
     let mut children: Vec<Child> = Vec::new();
@@ -206,12 +271,12 @@ fn work() -> anyhow::Result<ExitCode> {
 struct Recording {
     session: Box<dyn profiler_core::backend::ProfileSession>,
     writer: SpoolWriter,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl Recording {
     fn start(sampler: &str) -> anyhow::Result<Self> {
-        let folder = std::path::PathBuf::from(std::env::var(FOLDER)?);
+        let folder = PathBuf::from(std::env::var(FOLDER)?);
         let file = std::fs::File::options()
             .read(true)
             .write(true)
@@ -236,10 +301,10 @@ impl Recording {
         let mut reader = profiler_core::spool::SpoolReader::open(&self.folder.join("work.spool"))?;
         let (mut samples, mut sampler) = (0, String::new());
         while let Some(block) = reader.next_block()? {
-            if let Some(rows) = block.rows::<profiler_core::record::Sample>() {
+            if let Some(rows) = block.rows::<Sample>() {
                 samples += rows.len() as u64;
             }
-            for fact in block.rows::<profiler_core::record::Fact>().unwrap_or_default() {
+            for fact in block.rows::<Fact>().unwrap_or_default() {
                 if fact.key.text(block.heap()).as_deref() == Some("cpu.sampler") {
                     sampler = fact.value.text(block.heap()).unwrap_or_default().into_owned();
                 }
