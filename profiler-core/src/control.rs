@@ -169,6 +169,10 @@ pub struct Arm {
 pub struct CaptureConfig {
     /// Use a device backend.
     pub device: bool,
+    /// The device was asked for: where there is none, `on_unavailable` says what happens. Else the
+    /// host alone is recorded.
+    #[serde(default)]
+    pub device_required: bool,
     /// Use `backend-cpu`.
     pub host: bool,
     /// Record the application's spans and markers.

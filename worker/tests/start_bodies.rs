@@ -48,7 +48,7 @@ fn what_the_servers_clients_send_comes_to_this() {
         ),
         (
             "own",
-            r#"{"replicas":[0],"ranks":[1],"duration_ms":2000,"max_bytes":1000000,
+            r#"{"replicas":[0],"ranks":[1],"duration_ms":2000,"max_bytes":2000000,
                 "formats":["kineto-gz","pftrace-gz","kineto-gz"],"preset":"full","backend":"cuda",
                 "on_unavailable":"degrade","allow_partial":true,"wait_join_ms":100}"#,
         ),
@@ -66,7 +66,11 @@ fn a_device_is_recorded_where_there_is_one_or_it_was_asked_for() {
     let without = plan("", false);
     assert!(!without.capture.device);
     assert!(without.note.unwrap().contains("libcuda.so.1"));
-    assert!(plan(r#"{"activities":["GPU"]}"#, false).capture.device, "the arm then fails");
+    assert!(!without.capture.device_required && !plan("", true).capture.device_required);
+    for asked in [r#"{"activities":["GPU"]}"#, r#"{"activities":["CPU","GPU"]}"#] {
+        let capture = plan(asked, false).capture;
+        assert!(capture.device && capture.device_required, "the arm then fails");
+    }
     assert!(!plan(r#"{"activities":["CPU"]}"#, true).capture.device);
     assert!(!plan(r#"{"backend":"cpu"}"#, true).capture.device);
     assert!(plan(r#"{"backend":"npu"}"#, false).capture.device);
@@ -132,6 +136,24 @@ fn steps_contradict_each_other() {
     {
         let error = StartRequest::parse(body.as_bytes()).unwrap_err();
         assert_eq!((error.status(), error.code()), (422, "conflicting_fields"));
+    }
+}
+
+#[test]
+fn a_body_asks_for_no_more_than_a_configuration_may() {
+    for body in [
+        r#"{"duration_ms":0}"#,
+        r#"{"duration_ms":86400001}"#,
+        r#"{"duration_ms":18446744073709551615}"#,
+        r#"{"max_bytes":0}"#,
+        r#"{"max_bytes":1048575}"#,
+        r#"{"max_bytes":18446744073709551615}"#,
+    ] {
+        let error = StartRequest::parse(body.as_bytes()).unwrap_err();
+        assert_eq!((error.status(), error.code()), (422, "out_of_bounds"), "{body}");
+    }
+    for body in [r#"{"duration_ms":86400000}"#, r#"{"duration_ms":1,"max_bytes":1048576}"#] {
+        assert!(StartRequest::parse(body.as_bytes()).is_ok(), "{body}");
     }
 }
 

@@ -67,6 +67,7 @@ impl EffectiveConfig {
         };
         CaptureConfig {
             device,
+            device_required: self.device == DeviceUse::Required,
             host: self.host,
             spans: self.spans,
             backend: self.backend.clone(),

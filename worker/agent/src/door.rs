@@ -97,11 +97,7 @@ impl Backends {
     }
 
     /// Picks the device backend for a session; where it is required, that there is none is told.
-    pub(crate) fn choose_device(
-        &self,
-        forced: Option<&BackendId>,
-        is_required: bool,
-    ) -> Choice {
+    pub(crate) fn choose_device(&self, forced: Option<&BackendId>, is_required: bool) -> Choice {
         let selected = catch_unwind(AssertUnwindSafe(|| {
             self.registry.select_device_by(forced, |registered| self.probe_one(registered))
         }));

@@ -29,6 +29,7 @@ impl WorkerRun {
             fill(&mut line, result);
         }
         if let Some(note) = &self.record.note {
+            line.why.clone_from(note);
             line.notes.push(note.clone());
         }
         for (cause, count) in &self.left_out {

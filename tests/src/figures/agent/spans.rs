@@ -153,6 +153,7 @@ pub(super) fn arm(fence: u64, session: &str) -> Arm {
         spool_path: None,
         capture: CaptureConfig {
             device: false,
+            device_required: false,
             host: false,
             spans: true,
             backend: None,
