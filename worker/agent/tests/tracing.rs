@@ -58,7 +58,9 @@ fn spans_and_events_become_rows() {
     assert_eq!((text(outer.1.request), text(outer.1.stage)), ("17", "talker"));
     assert_eq!(text(outer.1.target), "tracing");
     assert_eq!(outer.1.fields.text(&outer.2).unwrap(), r#"{"text":"shown","late":true}"#);
-    assert_eq!(outer.1.parent, named("made before")[0].1.id);
+    let before = named("made before")[0];
+    assert_eq!(text(before.1.request), "r-0");
+    assert_eq!(outer.1.parent, before.1.id);
     let inner = named("inner")[0];
     assert_eq!(inner.1.parent, outer.1.id);
     let twice = named("twice");

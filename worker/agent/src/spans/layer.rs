@@ -19,7 +19,8 @@ use std::sync::atomic::Ordering;
 ///
 /// A span is a row for each time that it is entered, so that rows of a thread nest, also where an
 /// executor moves a span between threads. An event is a marker named by its message. The fields
-/// `request_id` and `stage` have columns of their own; the others become JSON.
+/// `request_id` and `stage` have columns of their own; the others become JSON. Of spans that were
+/// made before the recording the fields are known where one of them is `request_id`.
 ///
 /// Which spans come here is for the subscriber's filters to say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,8 +40,13 @@ struct SpanText(Vec<u8>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TracingLayer {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let flags = FLAGS.load(Ordering::Relaxed);
-        if flags & RECORDING == 0 || attributes.fields().is_empty() {
+        let fields = attributes.fields();
+        if fields.is_empty() {
+            return;
+        }
+        // A request may have begun before the recording: its name is kept all the same.
+        let is_recording = FLAGS.load(Ordering::Relaxed) & RECORDING != 0;
+        if !is_recording && fields.field("request_id").is_none() {
             return;
         }
         let Some(span) = context.span(id) else { return };
