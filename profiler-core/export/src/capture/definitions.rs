@@ -11,10 +11,12 @@ use std::sync::Arc;
 use profiler_core::record::{Frame, LaunchConfigDef, LaunchConfigId, StackId, StringId};
 use zerocopy::FromBytes as _;
 
-/// How many bytes of names are kept, and how many of everything else that has an id. No capture
-/// comes near; a hostile file costs no more memory than this.
-const MAX_TEXT_BYTES: usize = 128 << 20;
-const MAX_IDS: usize = 1 << 21;
+/// How many bytes of names are kept, how many names, and how many of everything else that has an
+/// id: with these an export stays within its memory, however many requests were served or bytes a
+/// hostile file has.
+const MAX_TEXT_BYTES: usize = 12 << 20;
+const MAX_STRINGS: usize = 1 << 17;
+const MAX_IDS: usize = 1 << 18;
 /// What names beyond are called.
 const TOO_MANY: &str = "[too many names]";
 
@@ -148,7 +150,8 @@ impl Definitions {
         if let Some(id) = self.string_ids.get(text) {
             return StringId(*id);
         }
-        let is_full = self.text_bytes + text.len() > MAX_TEXT_BYTES || self.strings.len() > MAX_IDS;
+        let is_full =
+            self.text_bytes + text.len() > MAX_TEXT_BYTES || self.strings.len() > MAX_STRINGS;
         if is_full && text != TOO_MANY {
             return self.intern(TOO_MANY);
         }

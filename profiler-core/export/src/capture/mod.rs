@@ -113,7 +113,7 @@ pub struct Place<'a> {
     pub info: &'a StreamInfo,
     /// What the ids in the rows mean.
     pub definitions: &'a Definitions,
-    /// The heap that the rows' [`HeapRef`]s point into.
+    /// The heap that the rows' [`profiler_core::record::HeapRef`]s point into.
     pub heap: &'a [u8],
 }
 
@@ -323,6 +323,21 @@ impl Capture {
         inputs: impl IntoIterator<Item = impl Into<Input>>,
         options: CaptureOptions,
     ) -> Result<Self, CaptureError> {
+        Self::open_with(inputs, options, &mut |_| true)
+    }
+
+    /// As [`Capture::open`]; while it waits for spools that have no window yet, `progress` is
+    /// asked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Capture::open`]; [`CaptureError::Cancelled`] where `progress` says so.
+    pub fn open_with(
+        inputs: impl IntoIterator<Item = impl Into<Input>>,
+        options: CaptureOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self, CaptureError> {
+        let nothing_yet = Counts::default();
         let mut readers = Vec::new();
         for input in inputs {
             readers.push(WorkerReader::open(input.into())?);
@@ -334,8 +349,14 @@ impl Capture {
         for reader in &mut readers {
             reader.poll()?;
             while options.follow && !reader.can_be_joined() && reader.may_grow()? {
+                if !progress(&nothing_yet) {
+                    return Err(CaptureError::Cancelled);
+                }
                 std::thread::sleep(FOLLOW_PAUSE);
                 reader.poll()?;
+            }
+            if !options.follow {
+                reader.end_survey();
             }
         }
         let workers = join::join(&mut readers, options);
@@ -490,7 +511,9 @@ impl Capture {
             counts: &mut self.counts,
             consumer,
         };
-        self.readers[index].take_waiting(&mut sink, 0)
+        self.readers[index].take_waiting(&mut sink, 0)?;
+        self.readers[index].release();
+        Ok(())
     }
 
     fn count_left_out(&mut self) {

@@ -26,8 +26,14 @@ use super::{CaptureError, CaptureOptions, Delivery, Place, WindowSpan, prefix_ro
 pub(super) struct WorkerReader {
     index: usize,
     path: Option<PathBuf>,
-    source: Box<dyn BlockSource>,
-    ahead: Box<dyn BlockSource>,
+    input: Input,
+    origin: Origin,
+    /// Opened at the first row, and given up after the last.
+    source: Option<Box<dyn BlockSource>>,
+    /// Given up when nothing more can be surveyed.
+    ahead: Option<Box<dyn BlockSource>>,
+    is_closed: bool,
+    left_out: LeftOut,
     survey: Survey,
     /// The survey's version that `windows`, the maps and the worker were made from.
     taken_version: u64,
@@ -118,11 +124,16 @@ impl WorkerReader {
             Input::Spool(path) => Some(path.clone()),
             Input::Memory(_) => None,
         };
+        let ahead = input.open()?;
         Ok(Self {
             index: 0,
             path,
-            source: input.open()?,
-            ahead: input.open()?,
+            origin: ahead.origin().clone(),
+            input,
+            source: None,
+            ahead: Some(ahead),
+            is_closed: false,
+            left_out: LeftOut::default(),
             survey: Survey::default(),
             taken_version: 0,
             shift: 0,
@@ -147,23 +158,54 @@ impl WorkerReader {
     }
 
     pub(super) fn origin(&self) -> &Origin {
-        self.source.origin()
+        &self.origin
     }
 
     pub(super) fn poll(&mut self) -> Result<(), CaptureError> {
-        self.survey.poll(self.ahead.as_mut())
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        self.survey.poll(ahead.as_mut())?;
+        self.is_closed = ahead.is_closed();
+        Ok(())
+    }
+
+    /// Gives up the reader that looks ahead: all was seen.
+    pub(super) fn end_survey(&mut self) {
+        self.ahead = None;
+    }
+
+    /// Gives up what only further rows would need.
+    pub(super) fn release(&mut self) {
+        if let Some(source) = self.source.take() {
+            self.left_out = source.left_out();
+        }
+        self.ahead = None;
+        self.pending.clear();
+        self.streams.clear();
+        self.launches = Launches::default();
+        self.waiting = Waiting::default();
+        self.scratch = Vec::new();
+    }
+
+    fn source(&mut self) -> Result<&mut dyn BlockSource, CaptureError> {
+        if self.source.is_none() {
+            self.source = Some(self.input.open()?);
+        }
+        match &mut self.source {
+            Some(source) => Ok(source.as_mut()),
+            None => unreachable!("opened above"),
+        }
     }
 
     /// Whether somebody may still write what matters.
     pub(super) fn may_grow(&self) -> Result<bool, CaptureError> {
-        if self.ahead.is_closed() {
-            return Ok(false);
+        match &self.ahead {
+            Some(ahead) if !self.is_closed => ahead.writer_alive(),
+            _ => Ok(false),
         }
-        self.ahead.writer_alive()
     }
 
     pub(super) fn survey_is_closed(&self) -> bool {
-        self.ahead.is_closed()
+        self.is_closed
     }
 
     /// Whether enough is known to put this worker beside others: a window began, and a clock
@@ -180,7 +222,7 @@ impl WorkerReader {
     }
 
     pub(super) fn left_out(&self) -> LeftOut {
-        self.source.left_out()
+        self.source.as_ref().map_or(self.left_out, |source| source.left_out())
     }
 
     pub(super) fn first_window(&self) -> Option<u64> {
@@ -206,7 +248,7 @@ impl WorkerReader {
         if !self.survey.tuples.is_empty() {
             return self.survey.tuples.clone();
         }
-        let created = self.source.origin().created;
+        let created = self.origin.created;
         if created.monotonic_ns == 0 {
             return Vec::new();
         }
@@ -225,7 +267,7 @@ impl WorkerReader {
     pub(super) fn describe(&mut self, index: usize, slice: Option<(u64, u64)>) -> Worker {
         self.index = index;
         self.slice = slice;
-        let origin = self.source.origin();
+        let origin = &self.origin;
         let mut worker = Worker {
             index,
             spool: self.path.clone(),
@@ -256,7 +298,7 @@ impl WorkerReader {
         worker: &mut Worker,
         _options: CaptureOptions,
     ) -> Result<(), CaptureError> {
-        worker.complete = self.ahead.is_closed();
+        worker.complete = self.is_closed;
         if self.taken_version == self.survey.version {
             return Ok(());
         }
@@ -289,7 +331,7 @@ impl WorkerReader {
             true => newest,
             false => self.spans.iter().filter_map(|span| span.end).max().unwrap_or(newest),
         };
-        worker.complete = self.ahead.is_closed();
+        worker.complete = self.is_closed;
         worker.modules = survey.modules.iter().cloned().collect();
         worker.threads.clone_from(&survey.threads);
         worker.processes.clone_from(&survey.processes);
@@ -333,7 +375,7 @@ impl WorkerReader {
                 return Ok(false);
             }
             let Some(next) = self.pending.remove(&key) else { return Ok(false) };
-            if !self.source.load(&next.head)? {
+            if !self.source()?.load(&next.head)? {
                 continue;
             }
             // Where a clock was set back its readings come twice; which one a block means was
@@ -355,10 +397,10 @@ impl WorkerReader {
     /// Looks at the heads of further blocks, and takes definitions at once.
     fn skim(&mut self, definitions: &mut Definitions) -> Result<(), CaptureError> {
         while self.pending.len() < MAX_PENDING {
-            let Some(head) = self.source.skim()? else { return Ok(()) };
+            let Some(head) = self.source()?.skim()? else { return Ok(()) };
             self.skimmed += 1;
             if is_definition(head.kind) {
-                if self.source.load(&head)? {
+                if self.source()?.load(&head)? {
                     self.define(definitions);
                 }
                 continue;
@@ -387,7 +429,8 @@ impl WorkerReader {
         let version = self.survey.version;
         let is_fresh = self.streams.get(&id.0).is_some_and(|state| state.map_version == version);
         if !is_fresh {
-            let info = self.source.stream(id).cloned().unwrap_or_else(|| StreamInfo {
+            let known = self.source.as_ref().and_then(|source| source.stream(id)).cloned();
+            let info = known.unwrap_or_else(|| StreamInfo {
                 producer: "unknown".to_owned(),
                 thread: 0,
                 clock: ClockDomain::Monotonic,
@@ -408,29 +451,31 @@ impl WorkerReader {
     }
 
     fn define(&mut self, definitions: &mut Definitions) {
-        let Some(block) = self.source.block() else { return };
-        self.stream(block.stream);
-        let Some(block) = self.source.block() else { return };
+        let loaded = self.source.as_ref().and_then(|source| source.block());
+        let Some(id) = loaded.map(|block| block.stream) else { return };
+        self.stream(id);
+        let Some(block) = self.source.as_ref().and_then(|source| source.block()) else { return };
         let Some(stream) = self.streams.get_mut(&block.stream.0) else { return };
         define(&block, &mut stream.ids, self.index, definitions);
     }
 
     /// Hands out the rows of the block that was loaded.
     pub(super) fn take_block(&mut self, sink: &mut Delivery<'_>) -> Result<(), CaptureError> {
-        let Some(block) = self.source.block() else { return Ok(()) };
-        let (id, kind) = (block.stream, block.kind);
+        let loaded = self.source.as_ref().and_then(|source| source.block());
+        let Some((id, kind)) = loaded.map(|block| (block.stream, block.kind)) else {
+            return Ok(());
+        };
         self.stream(id);
         let Self { source, streams, windows, launches, waiting, scratch, handed_out, .. } = self;
-        let Some(block) = source.block() else { return Ok(()) };
+        let Some(block) = source.as_ref().and_then(|source| source.block()) else {
+            return Ok(());
+        };
         let Some(stream) = streams.get_mut(&id.0) else { return Ok(()) };
         let mut pass =
             Pass { block, stream, windows, launches, waiting, scratch, handed_out, sink };
         match kind {
             Kernel::KIND => pass.take::<Kernel>(),
-            ApiCall::KIND => {
-                pass.take::<ApiCall>()?;
-                self.take_waiting(sink, MAX_WAITING)
-            }
+            ApiCall::KIND => pass.take::<ApiCall>(),
             Memcpy::KIND => pass.take::<Memcpy>(),
             Memset::KIND => pass.take::<Memset>(),
             Memory::KIND => pass.take::<Memory>(),
@@ -445,7 +490,20 @@ impl WorkerReader {
             ExternalCorrelation::KIND => pass.take::<ExternalCorrelation>(),
             Step::KIND => pass.take::<Step>(),
             _ => Ok(()),
+        }?;
+        if kind == ApiCall::KIND {
+            return self.take_waiting(sink, MAX_WAITING);
         }
+        self.bound_waiting(sink)
+    }
+
+    /// Where too many rows of a kind wait for launches that do not come, the oldest half is judged
+    /// by itself.
+    fn bound_waiting(&mut self, sink: &mut Delivery<'_>) -> Result<(), CaptureError> {
+        if self.waiting.longest() <= MAX_WAITING {
+            return Ok(());
+        }
+        self.take_waiting(sink, MAX_WAITING / 2)
     }
 
     /// Hands out the rows whose launch was read since; of those whose launch was not, all but
@@ -645,33 +703,7 @@ impl Pass<'_, '_> {
         use zerocopy::IntoBytes as _;
         let bytes = self.scratch[..kept * size_of::<R>() / 8].as_bytes();
         let Ok(rows) = <[R]>::ref_from_bytes(bytes) else { return Ok(()) };
-        deliver(self.sink, self.block.stream, &self.stream.info, self.block.heap, rows)?;
-        let full = R::waiting(self.waiting).is_some_and(|rows| rows.len() > MAX_WAITING);
-        if full {
-            return self.settle_full::<R>();
-        }
-        Ok(())
-    }
-
-    /// Too many rows wait for launches that do not come: the oldest half is judged by itself.
-    fn settle_full<R: CaptureRow>(&mut self) -> Result<(), CaptureError> {
-        let Some(rows) = R::waiting(self.waiting) else { return Ok(()) };
-        let oldest: Vec<(StreamId, R)> = rows.drain(..MAX_WAITING / 2).collect();
-        let mut ready = Vec::new();
-        for (stream, mut row) in oldest {
-            let belongs = match R::HAS_OWN_TIME {
-                true => self.windows.place(row.start()),
-                false => Belongs::Outside,
-            };
-            if count_outside(belongs, self.sink.counts) {
-                continue;
-            }
-            fit(&mut row, self.launches, self.windows, self.sink);
-            if stream == self.block.stream {
-                ready.push(row);
-            }
-        }
-        deliver(self.sink, self.block.stream, &self.stream.info, &[], &ready)
+        deliver(self.sink, self.block.stream, &self.stream.info, self.block.heap, rows)
     }
 }
 

@@ -47,6 +47,23 @@ pub(super) struct Waiting {
     pub(super) external: Vec<(StreamId, ExternalCorrelation)>,
 }
 
+impl Waiting {
+    /// Rows of the kind of which the most wait.
+    pub(super) fn longest(&self) -> usize {
+        let lengths = [
+            self.kernels.len(),
+            self.memcpys.len(),
+            self.memsets.len(),
+            self.memory.len(),
+            self.communications.len(),
+            self.synchronizations.len(),
+            self.overheads.len(),
+            self.external.len(),
+        ];
+        lengths.into_iter().max().unwrap_or(0)
+    }
+}
+
 macro_rules! capture_rows {
     ($($row:ident {
         start: $start:ident,

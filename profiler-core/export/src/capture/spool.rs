@@ -10,11 +10,7 @@ use super::source::{BlockHead, BlockSource, LeftOut, Origin, Place, SourceBlock}
 
 /// Opens a spool.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BlockSource>, CaptureError> {
-    let open = || {
-        SpoolReader::open(path)
-            .map_err(|source| CaptureError::Spool { path: path.to_owned(), source })
-    };
-    let reader = open()?;
+    let reader = open_reader(path)?;
     let header = reader.header();
     let origin = Origin {
         session: header.session.clone(),
@@ -23,7 +19,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BlockSource>, CaptureError> {
         writer: header.writer.clone(),
         created: header.created,
     };
-    let loaders = (0..LOADERS).map(|_| open()).collect::<Result<_, _>>()?;
+    let loaders = [const { None }; LOADERS];
     Ok(Box::new(SpoolSource {
         path: path.to_owned(),
         origin,
@@ -31,6 +27,10 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BlockSource>, CaptureError> {
         loaders,
         block: Block::new(),
     }))
+}
+
+fn open_reader(path: &Path) -> Result<SpoolReader, CaptureError> {
+    SpoolReader::open(path).map_err(|source| CaptureError::Spool { path: path.to_owned(), source })
 }
 
 /// Readers of blocks; each keeps a MiB of the file.
@@ -43,7 +43,7 @@ struct SpoolSource {
     reader: SpoolReader,
     /// Read them, each some of the streams: the blocks of one stream lie in the order in which
     /// they are wanted, and each reader reads ahead.
-    loaders: Vec<SpoolReader>,
+    loaders: [Option<SpoolReader>; LOADERS],
     block: Block,
 }
 
@@ -74,8 +74,13 @@ impl BlockSource for SpoolSource {
 
     fn load(&mut self, head: &BlockHead) -> Result<bool, CaptureError> {
         let Place::File(info) = head.place else { return Ok(false) };
-        let loader = &mut self.loaders[info.stream.0 as usize % LOADERS];
-        loader.load(&info, &mut self.block).map_err(|error| self.error(error))
+        let place = &mut self.loaders[info.stream.0 as usize % LOADERS];
+        let loader = match place {
+            Some(loader) => loader,
+            None => place.insert(open_reader(&self.path)?),
+        };
+        let loaded = loader.load(&info, &mut self.block);
+        loaded.map_err(|error| self.error(error))
     }
 
     fn block(&self) -> Option<SourceBlock<'_>> {
@@ -106,7 +111,7 @@ impl BlockSource for SpoolSource {
     fn left_out(&self) -> LeftOut {
         let skipped = self.reader.skipped();
         let unreadable: u64 =
-            self.loaders.iter().map(|loader| loader.skipped().damaged_ranges).sum();
+            self.loaders.iter().flatten().map(|loader| loader.skipped().damaged_ranges).sum();
         LeftOut {
             damaged: skipped.damaged_ranges + skipped.missing_blocks + unreadable,
             unknown_rows: skipped.unknown_kinds.values().sum(),

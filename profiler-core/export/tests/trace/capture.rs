@@ -345,3 +345,27 @@ fn nothing_to_read_is_an_error_and_calling_off_works() {
     let stopped = capture.read_with(&mut Seen::default(), &mut |_| false);
     assert!(matches!(stopped, Err(CaptureError::Cancelled)));
 }
+
+/// Preset `gpu` records no calls, so that every kernel waits for a launch that does not come.
+#[test]
+fn kernels_without_launches_are_kept_whole_over_several_streams() {
+    const EACH: u64 = 80_000;
+    let mut spool = Spool::with_window(identity(0), 2_000_000_000);
+    let streams =
+        ["cuda.first", "cuda.second"].map(|name| spool.stream(name, ClockDomain::Realtime));
+    let names = streams.map(|stream| spool.string(stream, "gemm"));
+    for begin in (0..EACH).step_by(8_000) {
+        for (offset, (stream, name)) in streams.into_iter().zip(names).enumerate() {
+            let kernels: Vec<Kernel> = (begin..begin + 8_000)
+                .map(|i| {
+                    let at = R0 + 1_000 + i * 1_000;
+                    kernel(name, 2 * i + offset as u64 + 1, at, at + 500)
+                })
+                .collect();
+            spool.memory.push(stream, &kernels);
+        }
+    }
+    let (seen, capture) = read(vec![spool.done()]);
+    assert_eq!(correlations(&seen), (1..=2 * EACH).collect::<Vec<u64>>());
+    assert_eq!(capture.counts().outside_window, 0);
+}
