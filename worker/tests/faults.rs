@@ -224,13 +224,17 @@ fn what_everybody_left_is_recovered_from_the_spools() {
     for worker in &mut workers {
         worker.kill();
     }
+    // One of the two is damaged as well.
+    let damaged = std::fs::read_dir(&spools).unwrap().map(|entry| entry.unwrap().path()).min();
+    std::fs::write(damaged.unwrap(), vec![0x5a; 100_000]).unwrap();
     let manifests = recover(&root, None, DEADLINE).unwrap();
     let [manifest] = manifests.as_slice() else { panic!("one session") };
     assert_eq!((&manifest.session, manifest.state), (&session, SessionState::Complete));
-    for line in &manifest.workers {
-        assert_eq!(line.state, LineState::Failed);
-        assert!(line.records.values().sum::<u64>() > 10);
-    }
+    let [damaged, left] = manifest.workers.as_slice() else { panic!("two lines") };
+    assert_eq!((damaged.state, left.state), (LineState::Failed, LineState::Failed));
+    assert!(damaged.error.as_ref().unwrap().message.contains("cannot be read"), "{damaged:#?}");
+    assert!(left.records["span"] > 10);
+    assert!(left.clock_error_ns > 0, "known from the spool");
     assert!(recover(&root, None, DEADLINE).unwrap().is_empty(), "it is finished");
 }
 

@@ -3,16 +3,20 @@
 
 mod support;
 
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use profiler_agent::link::{Connection, LinkError};
 use profiler_core::backend::BackendId;
-use profiler_core::control::WorkerError;
+use profiler_core::control::{FromAgent, ToAgent, WorkerError};
 use profiler_core::schedule::StepSource;
 use profiler_worker::controller::{StartError, StopError, StopRequest};
+use profiler_worker::links::WorkerLink;
 use profiler_worker::manifest::{FileState, LineState, SessionState};
 use profiler_worker::start_request::StartRequest;
 
-use support::{Asked, Behaviour, Bench, OnArm, OnStop, join, wait_for};
+use support::{Asked, Behaviour, Bench, FakeWorker, OnArm, OnStop, join, wait_for};
 
 fn body(json: &str) -> StartRequest {
     StartRequest::parse(json.as_bytes()).unwrap()
@@ -90,6 +94,23 @@ fn a_second_start_is_refused_and_a_second_stop_tells_the_same() {
     let next = controller.start(&StartRequest::default()).unwrap();
     assert_ne!(next.session, answer.session);
     assert!(controller.stop_profile().unwrap().is_good());
+}
+
+#[test]
+fn a_time_without_end_does_not_end_the_keeper() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut workers = vec![Behaviour::new(0, "thinker", 0, 0), Behaviour::new(1, "talker", 0, 0)];
+    workers[1].on_stop = OnStop::Drain;
+    let workers = join(&controller, workers);
+    // A caller in this process is bound by no body's limits.
+    let request = StartRequest { duration_ms: Some(u64::MAX), ..StartRequest::default() };
+    controller.start(&request).unwrap();
+    let manifest = controller.stop(&stop_now()).unwrap();
+    assert_eq!(manifest.workers[0].limits.max_session_ms, u64::MAX);
+    drop(workers);
+    // Only the keeper settles a worker that is gone.
+    assert!(controller.wait_until_idle(support::DEADLINE), "the session is sealed");
 }
 
 #[test]
@@ -281,6 +302,74 @@ fn a_controller_makes_room_for_the_next_at_once() {
         let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
         drop(controller);
     }
+}
+
+/// A link of which the kernel does not say who is at its other end.
+struct Stranger(Connection);
+
+impl WorkerLink for Stranger {
+    fn send(&self, message: &ToAgent, file: Option<OwnedFd>) -> Result<(), LinkError> {
+        self.0.send(message, file.as_ref().map(OwnedFd::as_fd))
+    }
+
+    fn receive(&self, timeout: Option<Duration>) -> Result<FromAgent, LinkError> {
+        let timeout = timeout.unwrap_or(support::DEADLINE);
+        self.0.recv_timeout(timeout).map(|(message, _file)| message)
+    }
+
+    fn carries_files(&self) -> bool {
+        true
+    }
+
+    fn is_trusted(&self) -> bool {
+        false
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+#[test]
+fn a_stranger_has_to_know_the_token() {
+    let bench = Bench::new();
+    let secret = "0123456789abcdef";
+    let come = |own: Option<&str>, given: Option<&str>| {
+        let controller =
+            bench.builder().options(|o| o.token = own.map(str::to_owned)).build().unwrap();
+        let (here, there) = Connection::pair().unwrap();
+        let mut worker = Behaviour::new(0, "thinker", 0, 0);
+        worker.token = given.map(str::to_owned);
+        let _worker = FakeWorker::start(worker, there);
+        controller.attach(Arc::new(Stranger(here))).map_err(|error| error.code)
+    };
+    assert_eq!(come(Some(secret), Some(secret)), Ok(()));
+    for (own, given) in
+        [(Some(secret), None), (Some(secret), Some("wrong")), (None, None), (None, Some(secret))]
+    {
+        assert_eq!(come(own, given), Err("token".to_owned()), "{own:?} {given:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_joins_while_others_arm_is_taken_in() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut slow = Behaviour::new(0, "thinker", 0, 0);
+    slow.on_arm = OnArm::Silent;
+    let slow = join(&controller, vec![slow, Behaviour::new(0, "thinker", 0, 1)]);
+    let dir = controller.socket_dir().unwrap();
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| controller.start(&body(r#"{"allow_partial":true}"#)));
+        assert!(matches!(slow[0].next_asked(), Asked::Arm(_)), "the arm waits for its deadline");
+        let late = Behaviour::new(0, "thinker", 0, 2).join(&dir);
+        let answer = starting.join().unwrap().unwrap();
+        assert!(matches!(late.next_asked(), Asked::Arm(_)));
+        assert_eq!(late.next_asked(), Asked::Commit(answer.t0.monotonic_ns));
+        let manifest = controller.stop_profile().unwrap();
+        assert_eq!(manifest.workers.len(), 3);
+        assert!(manifest.workers[2].late);
+    });
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::path::Path;
 use profiler_core::trace_path::SessionDir;
 
 use super::error::message;
+use super::export::sum;
 use super::files::{MAX_JSON_BYTES, read_manifest};
 use super::state::Inner;
 use crate::manifest::Manifest;
-use crate::session::{RECORD_FILE, Session, SessionRecord, SpoolFate, look};
+use crate::session::{Progress, RECORD_FILE, Session, SessionRecord, SpoolFate, look};
 
 impl Inner {
     /// Takes over what is unfinished: workers that still record come back by themselves, spools
@@ -58,6 +59,13 @@ pub(super) fn read_session(dir: &SessionDir) -> Option<Session> {
     session.adopted = true;
     for run in &mut session.runs {
         run.linked = false;
+        for export in &mut run.exports {
+            // Published by a child of the earlier controller: whole, or it would not be there.
+            if let Ok((bytes, crc)) = sum(&dir.path().join(&export.path)) {
+                let crc32 = Some(format!("{crc:08x}"));
+                export.progress = Progress::Done { bytes: Some(bytes), crc32 };
+            }
+        }
         match look(&dir.path().join(&run.record.spool)) {
             Ok(SpoolFate::Writing) => {}
             Ok(SpoolFate::Left(result)) => run.take_result(*result),

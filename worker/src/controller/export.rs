@@ -85,7 +85,7 @@ impl Inner {
 }
 
 /// A file's size and CRC-32.
-fn sum(path: &std::path::Path) -> io::Result<(u64, u32)> {
+pub(super) fn sum(path: &std::path::Path) -> io::Result<(u64, u32)> {
     let mut file = File::open(path)?;
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 256 << 10];

@@ -114,16 +114,24 @@ impl Inner {
             let stopped = session.stop.as_ref().map(|(t1, _)| t1.monotonic_ns);
             let Some(t0) = session.record.t0 else { continue };
             for run in session.runs.iter_mut().filter(|run| !run.is_settled()) {
-                let limit_ns =
-                    (run.record.limits.max_session_ms + GRACE_MS).saturating_mul(1_000_000);
+                let limit_ms = run.record.limits.max_session_ms.saturating_add(GRACE_MS);
+                let limit_ns = limit_ms.saturating_mul(1_000_000);
                 let drain_ns =
                     u64::try_from(self.options.drain_deadline.as_nanos()).unwrap_or(u64::MAX);
-                let (overdue, what) = match stopped {
-                    Some(t1) => (now > t1.saturating_add(drain_ns), "stop's drain"),
-                    None => (now > t0.monotonic_ns.saturating_add(limit_ns), "session's limit"),
+                let (overdue, what, timeout) = match stopped {
+                    Some(t1) => (
+                        now > t1.saturating_add(drain_ns),
+                        "stop's drain",
+                        self.options.drain_deadline,
+                    ),
+                    None => (
+                        now > t0.monotonic_ns.saturating_add(limit_ns),
+                        "session's limit",
+                        Duration::from_millis(limit_ms),
+                    ),
                 };
                 if overdue {
-                    run.give_up(no_answer(what, self.options.drain_deadline));
+                    run.give_up(no_answer(what, timeout));
                     followers.extend(run.exports.iter().filter_map(|export| export.follower()));
                 }
             }

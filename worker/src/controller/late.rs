@@ -15,7 +15,7 @@ use crate::session::{SessionRecord, WorkerRun};
 impl Inner {
     /// Takes a worker that has just joined into the session that records, where it fits.
     pub(super) fn spawn_late(self: &Arc<Self>, key: &str) {
-        if self.lock().current.is_none() {
+        if self.late_worker(key).is_none() {
             return;
         }
         let (inner, key) = (Arc::clone(self), key.to_owned());

@@ -16,7 +16,7 @@ use super::ask::{Answers, Ask, no_answer};
 use super::error::StartError;
 use super::state::{Inner, State};
 use crate::manifest::{ErrorLine, InstantLine, LimitsLine};
-use crate::session::{RECORD_FILE, Session, SessionRecord, WorkerRecord};
+use crate::session::{RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
 use crate::start_request::{Plan, StartRequest};
 
 /// How often an id is drawn anew where it is taken.
@@ -285,6 +285,11 @@ impl Inner {
         }
         self.run_exports(&id);
         self.tell();
+        // Those that joined while the others were being armed.
+        let joined: Vec<String> = self.lock().workers.keys().cloned().collect();
+        for key in joined {
+            self.spawn_late(&key);
+        }
         // Whoever reads the answer may act at once, and what it does is to be inside the window.
         let left = t0.monotonic_ns.saturating_sub(self.clock.monotonic_ns());
         std::thread::sleep(std::time::Duration::from_nanos(left.min(lead)));
@@ -564,11 +569,4 @@ pub(super) fn name_of(worker: &WorkerIdentity) -> String {
         worker.pid,
         worker.host
     )
-}
-
-fn spread(instants: impl Iterator<Item = u64> + Clone) -> u64 {
-    match (instants.clone().min(), instants.max()) {
-        (Some(first), Some(last)) => last - first,
-        _ => 0,
-    }
 }

@@ -26,7 +26,8 @@ pub struct StopRequest {
     pub wait_ms: u64,
     /// The session to end; absent = the one that runs, or the last one.
     pub session: Option<String>,
-    /// The stages, as vLLM-Omni's clients send them again at the stop: all of the session's.
+    /// The stages, as vLLM-Omni's clients send them again at the stop. They must cover all that
+    /// the session records: a stop ends it as a whole.
     pub stages: Option<Vec<u32>>,
 }
 

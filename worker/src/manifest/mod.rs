@@ -42,8 +42,15 @@ pub struct Manifest {
     pub real_window: Window,
     /// The greatest error bound of the workers' clock readings.
     pub clock_error_ns: u64,
-    /// How far the begins of the workers' first windows lie apart.
+    /// How far the begins of the workers' first windows lie apart. Windows by time all begin at
+    /// T0, which each worker's reader applies to instants of one clock: 0, within the clock error.
     pub skew_ns: u64,
+    /// How far the instants lie apart at which the workers were ready.
+    pub armed_spread_ns: u64,
+    /// How far the instants lie apart at which the workers read the commit.
+    pub commit_spread_ns: u64,
+    /// How long after T0 the last worker was ready: more than 0 means that rows may miss.
+    pub armed_late_ns: u64,
     /// What ended the session, once something did.
     pub stopped_by: Option<String>,
     /// A line for each worker that was asked.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use profiler_core::clock::Instant;
 use profiler_core::control::{WorkerError, WorkerResult};
-use profiler_core::record::{Row as _, Step, Window, WindowEdge};
+use profiler_core::record::{ClockTuple, Loss, LossCause, Row as _, Step, Window, WindowEdge};
 use profiler_core::spool::{Block, SpoolReadError, SpoolReader};
 
 use super::run::WORKER_DIED;
@@ -29,14 +29,25 @@ pub(crate) fn look(path: &Path) -> Result<SpoolFate, SpoolReadError> {
     }
     let mut rows: BTreeMap<String, u64> = BTreeMap::new();
     let mut marks = Vec::new();
+    let mut lost: BTreeMap<String, u64> = BTreeMap::new();
+    let mut clock_error_ns = 0;
     let mut block = Block::new();
     while let Some(info) = reader.skim()? {
         if info.is_repeated {
             continue;
         }
         *rows.entry(info.kind.to_string()).or_default() += u64::from(info.rows);
-        if info.kind == Window::KIND && reader.load(&info, &mut block)? {
-            marks.extend_from_slice(block.rows::<Window>().unwrap_or_default());
+        if ![Window::KIND, Loss::KIND, ClockTuple::KIND].contains(&info.kind)
+            || !reader.load(&info, &mut block)?
+        {
+            continue;
+        }
+        marks.extend_from_slice(block.rows::<Window>().unwrap_or_default());
+        for loss in block.rows::<Loss>().unwrap_or_default() {
+            *lost.entry(cause_of(loss)).or_default() += loss.count;
+        }
+        for tuple in block.rows::<ClockTuple>().unwrap_or_default() {
+            clock_error_ns = clock_error_ns.max(u64::from(tuple.error_ns));
         }
     }
     let spool_bytes = reader.file_len()?;
@@ -52,10 +63,10 @@ pub(crate) fn look(path: &Path) -> Result<SpoolFate, SpoolReadError> {
         steps: rows.get(&Step::KIND.to_string()).copied().unwrap_or(0),
         stopped_by: WORKER_DIED.to_owned(),
         rows,
-        lost: BTreeMap::new(),
+        lost,
         spool_bytes,
         spool_closed: reader.is_closed(),
-        clock_error_ns: 0,
+        clock_error_ns,
         own_cpu_ns: 0,
         own_memory_bytes: 0,
         device_used: None,
@@ -68,6 +79,7 @@ pub(crate) fn look(path: &Path) -> Result<SpoolFate, SpoolReadError> {
     }
     match reader.footer() {
         Some(footer) => {
+            // The footer counts what was lost after the last row, too.
             for (cause, count) in footer.lost.by_cause() {
                 result.lost.insert(cause.text().to_owned(), count);
             }
@@ -83,6 +95,11 @@ pub(crate) fn look(path: &Path) -> Result<SpoolFate, SpoolReadError> {
         }
     }
     Ok(SpoolFate::Left(Box::new(result)))
+}
+
+fn cause_of(loss: &Loss) -> String {
+    LossCause::from_number(loss.cause)
+        .map_or_else(|| format!("cause_{}", loss.cause), |cause| cause.text().to_owned())
 }
 
 fn windows(marks: &[Window]) -> Vec<(Instant, Option<Instant>)> {

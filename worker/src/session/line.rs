@@ -8,8 +8,11 @@ use super::export::Progress;
 use super::run::{NO_ANSWER, WorkerRun};
 use crate::manifest::{FileLine, FileState, LineState, Window, WorkerLine};
 
-/// Kinds of rows that only a device gives.
-const DEVICE_KINDS: [&str; 4] = ["kernel", "memcpy", "memset", "communication"];
+/// What an agent says where a device was used and gave no row: nobody accepts that beforehand.
+const NO_DEVICE_RECORDS: &str = "no_device_records";
+
+/// What agents leave beside their spools for whoever names addresses.
+const COMPANIONS: [&str; 2] = ["perf-map", "jitdump"];
 
 impl WorkerRun {
     /// The line, as far as it is known.
@@ -37,7 +40,9 @@ impl WorkerRun {
         }
         line.files = self.files(directory);
         (line.state, line.error) = self.outcome();
-        line.accepted |= line.error.is_some() && line.error == self.degraded();
+        line.accepted |= line.error.as_ref().is_some_and(|error| {
+            Some(error) == self.degraded().as_ref() && error.code != NO_DEVICE_RECORDS
+        });
         line
     }
 
@@ -60,6 +65,19 @@ impl WorkerRun {
                     (false, false) => FileState::Exporting,
                     (false, true) => FileState::Failed,
                 },
+                error: None,
+                command: None,
+            });
+        }
+        for extension in COMPANIONS.iter().filter(|_| self.is_settled()) {
+            let path = self.record.spool.with_extension(extension);
+            let Ok(meta) = directory.join(&path).metadata() else { continue };
+            files.push(FileLine {
+                path: path.display().to_string(),
+                format: (*extension).to_owned(),
+                bytes: Some(meta.len()),
+                crc32: None,
+                state: FileState::Complete,
                 error: None,
                 command: None,
             });
@@ -94,9 +112,6 @@ impl WorkerRun {
                 return (LineState::Degraded, Some(error.clone()));
             }
         }
-        if let Some(error) = no_device_records(result) {
-            return (LineState::Degraded, Some(error));
-        }
         if let Some(error) = self.degraded() {
             return (LineState::Degraded, Some(error));
         }
@@ -126,18 +141,4 @@ fn fill(line: &mut WorkerLine, result: &WorkerResult) {
     line.own_cpu_ns = result.own_cpu_ns;
     line.own_memory_bytes = result.own_memory_bytes;
     line.notes.clone_from(&result.notes);
-}
-
-/// A device that was used and gave no row is no success.
-fn no_device_records(result: &WorkerResult) -> Option<WorkerError> {
-    let backend = result.backend.as_ref()?;
-    let rows: u64 = DEVICE_KINDS.iter().filter_map(|kind| result.rows.get(*kind)).sum();
-    if rows > 0 || result.device_used != Some(true) {
-        return None;
-    }
-    let message = format!(
-        "the process used its device while `{backend}` recorded, and no record came: another \
-         tool may hold the driver's profiling interface"
-    );
-    Some(WorkerError::new("no_device_records", message))
 }

@@ -167,10 +167,13 @@ impl Session {
                 }
             }
         }
-        let skew_ns = match (begins.iter().min(), begins.iter().max()) {
-            (Some(first), Some(last)) => last - first,
-            _ => 0,
-        };
+        let skew_ns = spread(begins.iter().copied());
+        // A worker that came late is no measure of the start.
+        let punctual = || self.runs.iter().filter(|run| !run.record.late);
+        let armed =
+            || punctual().filter_map(|run| run.armed.as_ref()).map(|armed| armed.at.monotonic_ns);
+        let committed = punctual().filter_map(|run| run.committed).map(|at| at.monotonic_ns);
+        let t0 = self.record.t0.map_or(u64::MAX, |t0| t0.monotonic_ns);
         Manifest {
             schema_version: MANIFEST_VERSION,
             session: self.record.session.clone(),
@@ -184,6 +187,9 @@ impl Session {
             real_window: real,
             clock_error_ns,
             skew_ns,
+            armed_spread_ns: spread(armed()),
+            commit_spread_ns: spread(committed),
+            armed_late_ns: armed().max().unwrap_or(0).saturating_sub(t0),
             stopped_by,
             workers: self.runs.iter().map(|run| run.line(&self.directory)).collect(),
             files: self.merge.iter().map(|merge| merge.line(Path::new(""))).collect(),
@@ -239,5 +245,13 @@ impl Session {
     /// Whether no spool is left to be summed up.
     pub(crate) fn is_summed(&self) -> bool {
         self.runs.iter().all(|run| !run.has_whole_spool() || run.summing == Summing::Done)
+    }
+}
+
+/// How far instants lie apart.
+pub(crate) fn spread(instants: impl Iterator<Item = u64> + Clone) -> u64 {
+    match (instants.clone().min(), instants.max()) {
+        (Some(first), Some(last)) => last - first,
+        _ => 0,
     }
 }

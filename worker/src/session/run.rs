@@ -113,7 +113,9 @@ impl WorkerRun {
     pub(crate) fn take_result(&mut self, result: WorkerResult) {
         self.record.worker = result.worker.clone();
         // It did answer, though late.
-        if self.error.as_ref().is_some_and(|error| error.code == NO_ANSWER) {
+        let is_of_the_link =
+            |error: &WorkerError| [NO_ANSWER, LINK_FAILED].contains(&error.code.as_str());
+        if self.error.as_ref().is_some_and(is_of_the_link) {
             self.error = None;
         }
         self.result = Some(result);
@@ -179,6 +181,9 @@ impl WorkerRun {
 
 /// The code of a worker that did not answer in time.
 pub(crate) const NO_ANSWER: &str = "no_answer";
+
+/// The code of a worker whose link ended while it was asked.
+pub(crate) const LINK_FAILED: &str = "link_failed";
 
 /// The code of a worker whose process is gone.
 pub(crate) const WORKER_DIED: &str = "worker_died";

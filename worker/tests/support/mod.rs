@@ -43,6 +43,8 @@ pub(crate) struct Behaviour {
     /// Ends by itself so long after the commit.
     pub(crate) ends_by_itself: Option<(Duration, &'static str)>,
     pub(crate) backends: Vec<BackendProbe>,
+    /// What it knows of the token.
+    pub(crate) token: Option<String>,
     /// The device backend that it says recorded.
     pub(crate) backend: Option<BackendId>,
 }
@@ -87,6 +89,7 @@ impl Behaviour {
             rows: 100,
             ends_by_itself: None,
             backend: None,
+            token: None,
             backends: vec![BackendProbe {
                 id: BackendId::parse("cpu").unwrap(),
                 role: BackendRole::Host,
@@ -105,7 +108,7 @@ impl Behaviour {
             step_source: self.step_source.clone(),
             backends: self.backends.clone(),
             session: self.session.clone(),
-            token: None,
+            token: self.token.clone(),
         }
     }
 
@@ -135,7 +138,7 @@ pub(crate) struct FakeWorker {
 }
 
 impl FakeWorker {
-    fn start(behaviour: Behaviour, connection: Connection) -> Self {
+    pub(crate) fn start(behaviour: Behaviour, connection: Connection) -> Self {
         let connection = Arc::new(connection);
         let (sender, asked) = channel();
         let refused = Arc::new(Mutex::new(None));
@@ -355,6 +358,9 @@ impl Loop {
             why: "a fake".to_owned(),
             degraded: match &self.behaviour.on_arm {
                 OnArm::Degraded(error) => Some(error.clone()),
+                _ if self.behaviour.backend.is_some() => {
+                    Some(WorkerError::new("no_device_records", "the device gave no record"))
+                }
                 _ => None,
             },
             error: None,
