@@ -111,11 +111,18 @@ impl Process {
 
     /// Opens a file that the process has mapped, by the path it knows.
     pub(crate) fn mapped_file(&self, path: &str) -> io::Result<File> {
-        if self.own {
-            return File::open(path);
+        // A pipe that was put in a file's place would make the opening wait for ever.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = match self.own {
+            true => open(path, flags, Mode::empty())?,
+            // Its root may be another than ours (a container).
+            false => openat(&self.directory, format!("root{path}"), flags, Mode::empty())?,
+        };
+        let file = File::from(opened);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
         }
-        // Its root may be another than ours (a container).
-        self.file(&format!("root{path}"))
     }
 }
 

@@ -224,8 +224,10 @@ impl Pool {
         sample.registers = registers;
         let kernel_copies = self.kernel_copies.load(Ordering::Relaxed);
         sample.stack_len = copy_stack(registers.sp as usize, &mut sample.stack, kernel_copies);
+        // Counted before it can be taken, so that the count never falls below zero.
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         slot.state.store(FULL, Ordering::Release);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) + 1 == SLOTS / 2 {
+        if waiting == SLOTS / 2 {
             let one = 1u64.to_ne_bytes();
             // SAFETY: `one` is eight readable bytes; the descriptor lives as long as the process.
             unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
