@@ -1,5 +1,4 @@
 //! The offline pair, in one process with the agent.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

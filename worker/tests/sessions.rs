@@ -373,6 +373,45 @@ fn a_worker_that_joins_while_others_arm_is_taken_in() {
 }
 
 #[test]
+fn many_that_join_while_others_arm_are_each_taken_in_once() {
+    let bench = Bench::new();
+    let patient = bench.builder().options(|options| {
+        options.arm_deadline = Duration::from_secs(3);
+        options.answer_deadline = support::DEADLINE;
+    });
+    let controller = patient.build().unwrap();
+    let mut slow = Behaviour::new(0, "thinker", 0, 0);
+    slow.on_arm = OnArm::Silent;
+    let slow = join(&controller, vec![slow, Behaviour::new(0, "thinker", 0, 1)]);
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| controller.start(&body(r#"{"allow_partial":true}"#)));
+        assert!(matches!(slow[0].next_asked(), Asked::Arm(_)), "the arm waits for its deadline");
+        let late = (2..12).map(|rank| Behaviour::new(0, "thinker", 0, rank)).collect();
+        let late = join(&controller, late);
+        let answer = starting.join().unwrap().unwrap();
+        for worker in &late {
+            assert!(matches!(worker.next_asked(), Asked::Arm(_)));
+            assert!(matches!(worker.next_asked(), Asked::Commit(_)));
+        }
+        let manifest = controller.stop_profile().unwrap();
+        assert_eq!(manifest.workers.len(), 12, "{manifest:#?}");
+        for worker in &late {
+            assert!(matches!(worker.next_asked(), Asked::Stop(_)), "asked to arm once");
+        }
+        let session = std::path::Path::new(&answer.directory);
+        let record = std::fs::read(session.join("session.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        assert_eq!(record["workers"].as_array().unwrap().len(), 12, "whom the next one adopts");
+        let files = std::fs::read_dir(session.join("stage0-thinker")).unwrap();
+        let spools = files.filter(|file| {
+            let path = file.as_ref().unwrap().path();
+            path.extension().is_some_and(|extension| extension == "spool")
+        });
+        assert_eq!(spools.count(), 12, "each is a worker's");
+    });
+}
+
+#[test]
 fn an_agent_of_another_version_is_told_so() {
     let bench = Bench::new();
     let controller = bench.controller();

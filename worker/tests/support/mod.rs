@@ -224,22 +224,19 @@ impl Loop {
                     return;
                 }
                 (ToAgent::Request { id, request }, file) => {
-                    if !self.answer(id, request, file.map(File::from)) {
-                        self.connection.close();
-                        return;
-                    }
+                    self.answer(id, request, file.map(File::from));
                 }
                 _ => {}
             }
         }
     }
 
-    fn answer(&mut self, id: u64, request: AgentRequest, file: Option<File>) -> bool {
+    fn answer(&mut self, id: u64, request: AgentRequest, file: Option<File>) {
         let outcome = match request {
             AgentRequest::Arm(arm) => {
                 let _told = self.asked.send(Asked::Arm(arm.clone()));
                 match self.behaviour.on_arm.clone() {
-                    OnArm::Silent => return true,
+                    OnArm::Silent => return,
                     OnArm::Fail(error) => Outcome::Failed(error),
                     OnArm::Ready => Outcome::Done(Box::new(self.arm(*arm, file, None))),
                     OnArm::Degraded(error) => {
@@ -262,7 +259,7 @@ impl Loop {
             AgentRequest::Stop(stop) => {
                 let _told = self.asked.send(Asked::Stop(stop.reason.clone()));
                 match self.behaviour.on_stop {
-                    OnStop::Silent => return true,
+                    OnStop::Silent => return,
                     OnStop::Drain | OnStop::Finish => {}
                 }
                 let status = self.status(WorkerState::Draining);
@@ -270,7 +267,7 @@ impl Loop {
                 if self.behaviour.on_stop == OnStop::Finish {
                     self.finish(&stop.reason, Some(stop.t1));
                 }
-                return true;
+                return;
             }
             AgentRequest::Disarm { .. } => {
                 let _told = self.asked.send(Asked::Disarm);
@@ -284,7 +281,6 @@ impl Loop {
             }
         };
         self.reply(id, outcome);
-        true
     }
 
     fn reply(&self, id: u64, outcome: Outcome) {
