@@ -145,6 +145,18 @@ fn a_wrong_configuration_is_usage_and_names_the_place() {
 }
 
 #[test]
+fn a_server_says_what_it_does_not_apply() {
+    let place = Place::new();
+    let config = r#"{"profiler": "torch", "torch_profiler_with_flops": true}"#;
+    let words = ["serve", "--listen", "0.0.0.0:0", "--profiler-config", config];
+    let ran = place.run_with(&[("OMNIPROF_SAMPEL_HZ", "1")], &words);
+    ran.failed(2, "`torch_profiler_with_flops` = true is not applied: operations are not counted");
+    assert!(ran.err.contains("the variable OMNIPROF_SAMPEL_HZ means nothing"), "{ran}");
+    let findings = place.run(&["doctor", "--profiler-config", config]);
+    assert!(findings.out.contains("`torch_profiler_with_flops` = true is not applied"));
+}
+
+#[test]
 fn every_field_is_told() {
     let place = Place::new();
     let ran = place.run(&["config", "--fields"]);
