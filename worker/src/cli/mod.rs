@@ -96,17 +96,16 @@ pub(crate) struct RootArgs {
 
 /// The server that is spoken to.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Server")]
 pub(crate) struct ServerArgs {
     /// The server's address [default: that of the controller of the root, else
     /// http://127.0.0.1:8790].
-    #[arg(long, value_name = "URL", env = "OMNIPROF_SERVER")]
+    #[arg(long, help_heading = "Server", value_name = "URL", env = "OMNIPROF_SERVER")]
     pub(crate) server: Option<String>,
     /// The file that holds the server's token.
-    #[arg(long, value_name = "FILE", env = "OMNIPROF_TOKEN_FILE")]
+    #[arg(long, help_heading = "Server", value_name = "FILE", env = "OMNIPROF_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The root whose controller is spoken to.
-    #[arg(long, value_name = "DIR", env = "OMNIPROF_DIR")]
+    #[arg(long, help_heading = "Server", value_name = "DIR", env = "OMNIPROF_DIR")]
     pub(crate) dir: Option<PathBuf>,
 }
 

@@ -28,21 +28,25 @@ pub(crate) const DEFAULT_FILE: &str = "omniprof.toml";
 
 /// Where the configuration comes from.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Configuration")]
 pub(crate) struct ConfigArgs {
     /// A TOML file; without it `omniprof.toml` in the working directory, if it is there.
-    #[arg(long, value_name = "FILE", env = "OMNIPROF_CONFIG")]
+    #[arg(long, help_heading = "Configuration", value_name = "FILE", env = "OMNIPROF_CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// A vLLM-Omni deploy YAML (or older stage configuration): the `profiler_config` of each stage
     /// is taken from it.
-    #[arg(long, value_name = "FILE", env = "OMNIPROF_DEPLOY_CONFIG")]
+    #[arg(
+        long,
+        help_heading = "Configuration",
+        value_name = "FILE",
+        env = "OMNIPROF_DEPLOY_CONFIG"
+    )]
     pub(crate) deploy_config: Option<PathBuf>,
     /// A profiler configuration for all stages, as JSON.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, help_heading = "Configuration", value_name = "JSON")]
     pub(crate) profiler_config: Option<String>,
     /// Profiler configurations for single stages, as vLLM-Omni takes them:
     /// `{"0": {"profiler_config": {…}}}`.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, help_heading = "Configuration", value_name = "JSON")]
     pub(crate) stage_overrides: Option<String>,
 }
 
