@@ -26,6 +26,7 @@ impl Demo {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         Self(child)
@@ -67,6 +68,14 @@ fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits until a session of the root has files of its workers: all stages are joined by then.
+fn wait_until_recorded(root: &Path) {
+    wait_until("the capture has begun", || {
+        let mut sessions = std::fs::read_dir(root).unwrap().flatten();
+        sessions.find(|entry| entry.path().join("stage1-talker").is_dir())
+    });
 }
 
 /// Stage processes that were started by `parent`; they say so on their command line, which
@@ -189,10 +198,7 @@ fn interrupted_while_it_profiles_it_leaves_nothing_behind() {
     let root = tempfile::tempdir().unwrap();
     let mut demo = Demo::start(root.path(), &["--requests", "1000"]);
     let stages = demo.stages();
-    wait_until("the capture has begun", || {
-        let mut sessions = std::fs::read_dir(root.path()).unwrap().flatten();
-        sessions.find(|entry| entry.path().join("stage1-talker").is_dir())
-    });
+    wait_until_recorded(root.path());
     demo.signal(Signal::INT);
     assert_eq!(demo.wait(), Some(130));
     for stage in stages {
@@ -219,8 +225,17 @@ fn a_dead_stage_ends_it_with_its_name() {
     let root = tempfile::tempdir().unwrap();
     let mut demo = Demo::start(root.path(), &["--requests", "1000"]);
     let stages = demo.stages();
-    let last = Pid::from_raw(i32::try_from(stages[4]).unwrap()).unwrap();
+    wait_until_recorded(root.path());
+    let place = ["--stage", "2", "--replica", "1"].map(str::as_bytes);
+    let last = stages.into_iter().find(|stage| {
+        let line = std::fs::read(format!("/proc/{stage}/cmdline")).unwrap();
+        let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+        words.windows(place.len()).any(|part| part == place)
+    });
+    let last = Pid::from_raw(i32::try_from(last.unwrap()).unwrap()).unwrap();
     kill_process(last, Signal::KILL).unwrap();
     assert_eq!(demo.wait(), Some(1));
+    let said = std::io::read_to_string(demo.0.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("stage 2 (diffusion, replica 1, rank 0) ended"), "{said}");
     wait_until("no stage runs", || stages_of(demo.0.id()).is_empty().then_some(()));
 }
