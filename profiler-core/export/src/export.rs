@@ -188,7 +188,8 @@ fn run_once(
     match request.format {
         TraceFormat::Parquet | TraceFormat::Csv => {
             let directory = AsideDirectory::new(&request.output)?;
-            let capture = Capture::open(inputs, options).map_err(ExportError::Capture)?;
+            let capture =
+                Capture::open_with(inputs, options, progress).map_err(ExportError::Capture)?;
             let mut job = Job { request, capture, progress };
             let bytes = match request.format {
                 TraceFormat::Parquet => job.parquet(directory.part())?,
@@ -200,7 +201,8 @@ fn run_once(
         }
         _ => {
             let file = FileOutput::create(&request.output).map_err(ExportError::Output)?;
-            let capture = Capture::open(inputs, options).map_err(ExportError::Capture)?;
+            let capture =
+                Capture::open_with(inputs, options, progress).map_err(ExportError::Capture)?;
             let mut job = Job { request, capture, progress };
             let (file, events, counts) = job.file(file)?;
             let (bytes, crc32) = (file.bytes(), file.crc32());

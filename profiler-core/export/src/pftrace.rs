@@ -323,6 +323,7 @@ fn is_unfinished(drawn: &Drawn<'_>) -> bool {
 
 impl<W: Write> Draw for Pftrace<W> {
     fn begin(&mut self, workers: &[Worker]) -> io::Result<()> {
+        self.expect_samples(workers);
         for worker in workers {
             self.describe_worker(worker, workers);
         }

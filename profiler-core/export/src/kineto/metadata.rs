@@ -58,11 +58,12 @@ impl<W: Write> Kineto<W> {
             && let Some(rank) = worker.identity.rank
         {
             let size = worker.facts.get("distributed.world_size").and_then(|v| v.parse().ok());
-            buffer.extend_from_slice(b"\"distributedInfo\":{\"backend\":\"\",\"rank\":");
+            // With spaces: HTA finds the rank by a pattern that asks for one.
+            buffer.extend_from_slice(br#""distributedInfo": {"backend": "", "rank": "#);
             number(buffer, u64::from(rank));
-            buffer.extend_from_slice(b",\"world_size\":");
+            buffer.extend_from_slice(br#", "world_size": "#);
             number(buffer, size.unwrap_or(u64::from(rank) + 1));
-            buffer.extend_from_slice(b",\"pg_count\":0,\"pg_config\":[]},\n");
+            buffer.extend_from_slice(b", \"pg_count\": 0, \"pg_config\": []},\n");
         }
         buffer.extend_from_slice(b"\"displayTimeUnit\":\"ms\",\n\"baseTimeNanoseconds\":");
         number(buffer, self.base);

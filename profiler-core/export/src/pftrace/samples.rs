@@ -11,11 +11,16 @@ use crate::proto::{Proto as _, message};
 use crate::stacks::FrameNames;
 use crate::symbolize::{ResolvedFrame, SymbolizerOptions};
 
+/// The memory that the symbols of all files may take.
+const SYMBOL_BYTES: u64 = 32 << 20;
+
 /// What a worker's sequence has interned.
 #[derive(Default)]
 pub(super) struct SampleTables {
     workers: HashMap<usize, Tables>,
-    names: HashMap<usize, (usize, FrameNames)>,
+    /// What is known of the workers, and the names made of it.
+    known: Vec<Worker>,
+    names: Option<FrameNames>,
 }
 
 #[derive(Default)]
@@ -64,17 +69,35 @@ impl<W: Write> Pftrace<W> {
         });
     }
 
-    /// The names of a worker's frames. A spool that is still written may tell of further modules
-    /// later; then they are looked up anew.
+    /// The names of frames. A spool that is still written may tell of further modules later;
+    /// then they are looked up anew.
     fn frame_names(&mut self, worker: &Worker) -> &mut FrameNames {
-        let known = worker.modules.len();
-        let fresh = self.samples.names.get(&worker.index).is_some_and(|(count, _)| *count == known);
-        if !fresh {
-            let names = FrameNames::new(std::slice::from_ref(worker), SymbolizerOptions::default());
-            self.samples.names.insert(worker.index, (known, names));
+        let samples = &mut self.samples;
+        let is_known = samples
+            .known
+            .get(worker.index)
+            .is_some_and(|known| known.modules.len() == worker.modules.len());
+        if !is_known || samples.names.is_none() {
+            if let Some(known) = samples.known.get_mut(worker.index) {
+                known.clone_from(worker);
+            }
+            samples.names = None;
         }
-        let entry = self.samples.names.entry(worker.index);
-        &mut entry.or_insert_with(|| unreachable!("inserted above")).1
+        let known = &samples.known;
+        samples.names.get_or_insert_with(|| {
+            // The viewer shows no lines, and they would take more memory than all else.
+            let options = SymbolizerOptions {
+                lines: false,
+                memory_bytes: SYMBOL_BYTES,
+                ..SymbolizerOptions::default()
+            };
+            FrameNames::new(known, options)
+        })
+    }
+
+    /// Notes who there is, before the first sample.
+    pub(super) fn expect_samples(&mut self, workers: &[Worker]) {
+        self.samples.known = workers.to_vec();
     }
 
     fn callstack(

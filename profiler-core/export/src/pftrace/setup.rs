@@ -49,7 +49,7 @@ impl<W: Write> Pftrace<W> {
         let process = self.uuid();
         let sequence = self.sequence();
         let identity = &worker.identity;
-        let name = format!("{} ({} {})", worker.title(), identity.program, identity.pid);
+        let name = short_title(worker);
         let command = worker.processes.get(&identity.pid).map(|p| p.command_line.clone());
         self.packet(|packet| {
             packet.uint(field::packet::SEQUENCE_ID, u64::from(sequence));
@@ -401,6 +401,24 @@ impl<W: Write> Pftrace<W> {
             });
         });
     }
+}
+
+/// What the viewer has room for, with what differs in front: it appends the process id itself.
+fn short_title(worker: &Worker) -> String {
+    let identity = &worker.identity;
+    let mut title = match (identity.stage, identity.role.as_deref()) {
+        (Some(stage), Some(role)) => format!("{stage} {role}"),
+        (Some(stage), None) => format!("stage {stage}"),
+        (None, Some(role)) => role.to_owned(),
+        (None, None) => identity.program.clone(),
+    };
+    match (identity.replica, identity.rank) {
+        (Some(replica), Some(rank)) => title.push_str(&format!(" r{replica}.{rank}")),
+        (None, Some(rank)) => title.push_str(&format!(" rank {rank}")),
+        (Some(replica), None) => title.push_str(&format!(" r{replica}")),
+        (None, None) => {}
+    }
+    title
 }
 
 fn plain(name: &str, parent: u64, rank: u64) -> Described<'_> {

@@ -19,11 +19,19 @@ pub(crate) struct Timeline<D> {
     workers: Vec<Worker>,
     /// The step that each worker is in.
     steps: BTreeMap<usize, Step>,
+    /// The last instant at which a thread of each worker did something.
+    busy_until: BTreeMap<usize, u64>,
 }
 
 impl<D: Draw> Timeline<D> {
     pub(crate) fn new(draw: D) -> Self {
-        Self { draw, tracks: Tracks::new(), workers: Vec::new(), steps: BTreeMap::new() }
+        Self {
+            draw,
+            tracks: Tracks::new(),
+            workers: Vec::new(),
+            steps: BTreeMap::new(),
+            busy_until: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn into_parts(self) -> (D, TimelineCounts) {
@@ -40,15 +48,21 @@ impl<D: Draw> Timeline<D> {
     ) -> io::Result<()> {
         let worker = place.worker.index as u32;
         let mut latest = 0;
+        let mut busy_until = 0;
         for row in rows {
             let (track, start, end, name, heap) = describe(row);
             latest = latest.max(start);
+            if matches!(track, TrackKind::Thread { .. }) {
+                busy_until = busy_until.max(end);
+            }
             let Ok(words) = <[u64]>::ref_from_bytes(row.as_bytes()) else { continue };
             let heap = if heap.len == 0 { &[] } else { heap.of(place.heap).unwrap_or_default() };
             let item = Item { start, end, row: 0, name, kind };
             self.tracks.push(TrackKey { worker, kind: track }, item, words, heap);
         }
         self.tracks.advance(worker, place.stream.0, latest);
+        let known = self.busy_until.entry(place.worker.index).or_default();
+        *known = busy_until.max(*known);
         if !self.tracks.is_epoch_full() {
             return Ok(());
         }
@@ -182,7 +196,10 @@ impl<D: Draw> Consumer for Timeline<D> {
     fn end(&mut self, workers: &[Worker], definitions: &Definitions) -> io::Result<()> {
         self.workers = workers.to_vec();
         for (worker, step) in std::mem::take(&mut self.steps) {
-            let end = workers.get(worker).map_or(step.time, |worker| worker.end);
+            // A step ends with the next one; of the last is known what its threads did in it.
+            let busy_until = self.busy_until.get(&worker).copied().unwrap_or(0);
+            let window_end = workers.get(worker).map_or(step.time, |worker| worker.end);
+            let end = if busy_until > step.time { busy_until.min(window_end) } else { window_end };
             self.put_step(worker as u32, step, end);
         }
         self.tracks.finish(&mut self.draw, workers, definitions)?;

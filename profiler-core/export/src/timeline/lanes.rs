@@ -24,6 +24,8 @@ struct OrderedLane {
     lane: usize,
     /// The ends of the slices that are open, outermost first.
     open: Vec<u64>,
+    /// Where the last item began.
+    begun: u64,
 }
 
 struct OverflowLane {
@@ -62,43 +64,41 @@ impl TrackLanes {
         let is_instant = item.kind.is_instant();
         let count = self.ordered.len();
         for (index, lane) in self.ordered.iter_mut().enumerate() {
+            // Another item's start may have been moved past this one's.
+            let mut start = item.start.max(lane.begun);
             while let Some(&end) = lane.open.last() {
-                if end > item.start {
+                if end > start {
                     break;
                 }
                 lane.open.pop();
                 draw.end_slice(lane.lane, end)?;
             }
-            if is_instant {
-                return Ok(Fit::Lane { lane: lane.lane, clamped: false });
+            let mut end = item.end.max(start);
+            let holder = if is_instant { None } else { lane.open.last().copied() };
+            if let Some(outer) = holder {
+                if self.nests && end <= outer {
+                    // It nests as it is.
+                } else if outer - start <= ROUNDING_NS && lane.open.len() == 1 {
+                    lane.open.pop();
+                    draw.end_slice(lane.lane, outer)?;
+                    start = outer;
+                    end = end.max(start);
+                } else if self.nests && end - outer <= NESTING_NS {
+                    end = outer;
+                } else if index + 1 == count && (crowded || count >= MAX_LANES) {
+                    // Drawn as if it ended with what holds it: wrong, but counted and bounded.
+                    end = end.min(outer);
+                } else {
+                    continue;
+                }
             }
-            let Some(&end) = lane.open.last() else {
-                lane.open.push(item.end);
-                return Ok(Fit::Lane { lane: lane.lane, clamped: false });
-            };
-            if self.nests && item.end <= end {
-                lane.open.push(item.end);
-                return Ok(Fit::Lane { lane: lane.lane, clamped: false });
-            }
-            if end - item.start <= ROUNDING_NS && lane.open.len() == 1 {
-                lane.open.pop();
-                draw.end_slice(lane.lane, end)?;
-                item.start = end;
-                item.end = item.end.max(end);
-                lane.open.push(item.end);
-                return Ok(Fit::Lane { lane: lane.lane, clamped: true });
-            }
-            if self.nests && item.end - end <= NESTING_NS {
-                item.end = end;
+            let clamped = (start, end) != (item.start, item.end);
+            (item.start, item.end) = (start, end);
+            lane.begun = start;
+            if !is_instant {
                 lane.open.push(end);
-                return Ok(Fit::Lane { lane: lane.lane, clamped: true });
             }
-            if index + 1 == count && (crowded || count >= MAX_LANES) {
-                // Drawn as if it ended with what holds it: wrong, but counted and bounded.
-                item.end = item.end.min(end);
-                lane.open.push(item.end);
-                return Ok(Fit::Lane { lane: lane.lane, clamped: true });
-            }
+            return Ok(Fit::Lane { lane: lane.lane, clamped });
         }
         Ok(Fit::NewLane { nth: count as u32 })
     }
@@ -130,7 +130,7 @@ impl TrackLanes {
             return;
         }
         let open = if item.kind.is_instant() { Vec::new() } else { vec![item.end] };
-        self.ordered.push(OrderedLane { lane, open });
+        self.ordered.push(OrderedLane { lane, open, begun: item.start });
     }
 
     /// Ends what is open.

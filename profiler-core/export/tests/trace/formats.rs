@@ -126,6 +126,15 @@ fn every_format_is_valid_for_every_sort_of_capture() {
 }
 
 fn check(format: TraceFormat, bytes: &[u8], name: &str, launches: u64) {
+    let Some(trace) = check_valid(format, bytes) else { return };
+    if name == "whole" {
+        assert_eq!(trace.linked(), launches as usize);
+    }
+    assert_eq!(trace.slices.iter().filter(|s| s.name == "window 0").count(), 1);
+}
+
+/// Whether the bytes are what the format says; a Perfetto trace is given back.
+fn check_valid(format: TraceFormat, bytes: &[u8]) -> Option<Trace> {
     let raw = match format {
         TraceFormat::PftraceGz | TraceFormat::KinetoGz => read_gzip(bytes),
         _ => bytes.to_vec(),
@@ -134,10 +143,7 @@ fn check(format: TraceFormat, bytes: &[u8], name: &str, launches: u64) {
         TraceFormat::Pftrace | TraceFormat::PftraceGz => {
             let trace = Trace::parse(&raw);
             assert_eq!(trace.unmatched, 0);
-            if name == "whole" {
-                assert_eq!(trace.linked(), launches as usize);
-            }
-            assert_eq!(trace.slices.iter().filter(|s| s.name == "window 0").count(), 1);
+            return Some(trace);
         }
         TraceFormat::Kineto | TraceFormat::KinetoGz | TraceFormat::Speedscope => {
             let _: serde_json::Value = serde_json::from_slice(&raw).unwrap();
@@ -146,6 +152,49 @@ fn check(format: TraceFormat, bytes: &[u8], name: &str, launches: u64) {
             let _: &str = str::from_utf8(&raw).unwrap();
         }
     }
+    None
+}
+
+/// Bits flipped and bytes cut anywhere: an export or an error that says why, and nothing else.
+#[test]
+fn damaged_spools_give_a_valid_export_or_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.spool");
+    spool(&path, 2_000, true);
+    let whole = fs::read(&path).unwrap();
+    let (mut exported, mut refused, mut damaged) = (0, 0, 0);
+    for turn in 0..48_usize {
+        let mut bytes = whole.clone();
+        let at = turn * 7_919 % whole.len();
+        match turn % 3 {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 1 << (turn % 8),
+            _ => {
+                let end = (at + 700).min(bytes.len());
+                bytes[at..end].fill(0xff);
+            }
+        }
+        let broken = directory.path().join(format!("{turn}.spool"));
+        fs::write(&broken, &bytes).unwrap();
+        let format = TraceFormat::ALL[turn % TraceFormat::ALL.len()];
+        let output = directory.path().join(format!("{turn}.{}", format.extension()));
+        let request = ExportRequest::new(vec![broken], output.clone(), format);
+        match run(&request, &mut |_| true) {
+            Ok(report) => {
+                exported += 1;
+                damaged += report.drops.get("damaged_blocks").copied().unwrap_or(0);
+                if output.is_file() {
+                    check_valid(format, &fs::read(&output).unwrap());
+                }
+            }
+            Err(error) => {
+                refused += 1;
+                assert_eq!(error.code(), "spool_unreadable", "{error:?}");
+                assert!(!output.exists());
+            }
+        }
+    }
+    assert!(exported > 30 && refused > 0 && damaged > 0, "{exported} {refused} {damaged}");
 }
 
 #[test]

@@ -196,8 +196,7 @@ fn two_spools_of_one_process_do_not_share_a_thread_track() {
     let stream = spans.stream("agent.spans", ClockDomain::Monotonic);
     let name = spans.string(stream, "decode");
     // Overlaps the calls and does not nest.
-    let span =
-        Span { start: M0 + 1_200, end: M0 + 9_999, name, thread: THREAD, ..Span::default() };
+    let span = Span { start: M0 + 1_200, end: M0 + 9_999, name, thread: THREAD, ..Span::default() };
     spans.memory.push(stream, &[span]);
     let (bytes, _) = pftrace(vec![launches(0, 5).done(), spans.done()]);
     let trace = Trace::parse(&bytes);
