@@ -8,7 +8,7 @@ mod activity;
 mod plan;
 
 use profiler_core::backend::{BackendId, Preset};
-use profiler_core::config::TraceFormat;
+use profiler_core::config::{Field, FieldKind, TraceFormat};
 use profiler_core::control::OnUnavailable;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -360,8 +360,11 @@ impl StartRequest {
             });
         }
         for (field, value) in [("duration_ms", self.duration_ms), ("max_bytes", self.max_bytes)] {
-            if value == Some(0) {
-                let bound = "at least 1".to_owned();
+            // What a configuration refuses, a body cannot ask for.
+            let kind = Field::find(field).map(|field| field.kind);
+            let Some(FieldKind::Number { min, max }) = kind else { continue };
+            if value.is_some_and(|value| value < min || value > max) {
+                let bound = format!("a number from {min} to {max}");
                 return Err(StartRequestError::OutOfBounds { field, bound });
             }
         }
