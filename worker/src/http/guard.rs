@@ -32,9 +32,9 @@ fn check(options: &HttpOptions, headers: &HeaderMap, uri: &Uri) -> Result<(), Ht
         return Err(HttpError::new(StatusCode::FORBIDDEN, "foreign_host", message));
     }
     if headers.contains_key(ORIGIN) {
-        let origin = text(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
-        if !origin.is_some_and(|(_, host)| is_own(options, host)) {
-            let message = "the Origin header names another site: pages of it may not ask";
+        if !text(headers, &ORIGIN).is_some_and(|origin| is_own_origin(options, origin)) {
+            let message = "the Origin header names another site: only pages of this server's own \
+                           scheme, host and port may ask";
             return Err(HttpError::new(StatusCode::FORBIDDEN, "foreign_origin", message));
         }
     }
@@ -55,6 +55,21 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
+}
+
+/// Whether the origin is this server's. Whoever serves pages on another port of this machine is
+/// somebody else.
+fn is_own_origin(options: &HttpOptions, origin: &str) -> bool {
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    // This server speaks plain HTTP, whose port browsers leave out where it is 80.
+    let port = match host.strip_prefix(without_port(host)) {
+        Some("") => Some(80),
+        Some(port) => port.trim_start_matches(':').parse().ok(),
+        None => None,
+    };
+    scheme.eq_ignore_ascii_case("http")
+        && port == Some(options.address.port())
+        && is_own(options, host)
 }
 
 /// Whether `host`, with or without a port, is a name of this server.
@@ -125,11 +140,47 @@ mod tests {
     fn a_foreign_page_is_refused() {
         let options = options("127.0.0.1:8790", None);
         let host = (HOST, "localhost:8790");
-        for origin in ["https://evil.example", "null", "http://evil.example:8790", "garbage"] {
+        for origin in [
+            "https://evil.example",
+            "null",
+            "http://evil.example:8790",
+            "garbage",
+            "",
+            // Other servers of this machine.
+            "http://localhost:3000",
+            "http://127.0.0.1:3000",
+            "http://[::1]:3000",
+            "http://localhost",
+            "http://localhost:",
+            "http://gpu-node-7",
+            "https://localhost:8790",
+            "file://localhost:8790",
+            "http://localhost:8790/x",
+            "http://localhost:08790x",
+        ] {
             let asked = ask(&options, &[host.clone(), (ORIGIN, origin)]);
             assert_eq!(asked, Err(StatusCode::FORBIDDEN), "{origin}");
         }
-        assert_eq!(ask(&options, &[host, (ORIGIN, "http://localhost:8790")]), Ok(()));
+        for origin in [
+            "http://localhost:8790",
+            "http://127.0.0.1:8790",
+            "http://[::1]:8790",
+            "http://gpu-node-7:8790",
+        ] {
+            assert_eq!(ask(&options, &[host.clone(), (ORIGIN, origin)]), Ok(()), "{origin}");
+        }
+        let twice = [(ORIGIN, "http://localhost:8790"), (ORIGIN, "http://localhost:3000")];
+        let [first, second] = twice;
+        assert_eq!(ask(&options, &[host, first, second]), Err(StatusCode::FORBIDDEN));
+    }
+
+    #[test]
+    fn the_usual_port_is_not_spelled_out() {
+        let options = options("127.0.0.1:80", None);
+        let host = (HOST, "localhost");
+        assert_eq!(ask(&options, &[host.clone(), (ORIGIN, "http://localhost")]), Ok(()));
+        let other = ask(&options, &[host, (ORIGIN, "http://localhost:8790")]);
+        assert_eq!(other, Err(StatusCode::FORBIDDEN));
     }
 
     #[test]
