@@ -5,12 +5,13 @@ use std::thread;
 
 use profiler_core::control::{AgentReply, AgentRequest, Commit, WorkerError};
 use profiler_core::schedule::StepSource;
+use profiler_core::trace_path::SessionDir;
 
 use super::ask::{Ask, no_answer};
 use super::start::{Chosen, arm, make_spool};
 use super::state::Inner;
 use crate::manifest::SessionState;
-use crate::session::{SessionRecord, WorkerRun};
+use crate::session::{SessionRecord, WorkerRecord, WorkerRun};
 
 impl Inner {
     /// Takes a worker that has just joined into the session that records, where it fits.
@@ -41,17 +42,21 @@ impl Inner {
         let ask = arm(&dir, &record, &worker, file, &entry);
         let record = {
             let mut state = self.lock();
-            let Some(session) = state.sessions.get_mut(&record.session) else { return };
-            if session.state() != SessionState::Recording {
-                return;
-            }
+            let session = state.sessions.get_mut(&record.session).filter(|session| {
+                // Stopped meanwhile, or the worker was taken in by another thread.
+                session.state() == SessionState::Recording
+                    && session.runs.iter().all(|run| run.key() != key)
+            });
+            let Some(session) = session else {
+                drop(state);
+                drop(ask);
+                return discard_spool(&dir, &entry);
+            };
             session.record.workers.push(entry.clone());
             session.runs.push(WorkerRun::new(&entry));
             session.record.clone()
         };
-        if let Err(error) = self.keep_record(&dir, &record) {
-            tracing::warn!(error = super::error::message(&error), "no record was kept");
-        }
+        self.keep_newest_record(&dir, &record.session);
         let timeout = self.options.arm_deadline;
         let armed = self.ask_all(vec![ask], timeout).remove(key);
         if self.late_armed(&record.session, key, armed.unwrap_or(Err(no_answer("arm", timeout)))) {
@@ -125,5 +130,13 @@ impl Inner {
             Ok(_) => run.error = Some(WorkerError::new("protocol", "the answer is none")),
             Err(error) => run.error = Some(error),
         }
+    }
+}
+
+/// Removes the empty spool of a worker that was not taken in: no record names it.
+fn discard_spool(dir: &SessionDir, entry: &WorkerRecord) {
+    let path = dir.path().join(&entry.spool);
+    if let Err(error) = std::fs::remove_file(&path) {
+        tracing::warn!(%error, path = %path.display(), "an empty spool stays");
     }
 }

@@ -242,6 +242,18 @@ impl Inner {
         dir.write(RECORD_FILE, &json).map_err(|source| StartError::Root { source })
     }
 
+    /// Writes the record of a session that runs, as it is now.
+    pub(super) fn keep_newest_record(&self, dir: &SessionDir, id: &str) {
+        // One after the other: a slow thread would take back what a quick one has added.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.lock().sessions.get(id).map(|session| session.record.clone());
+        let Some(record) = record else { return };
+        // The session runs: what the disk does not take costs adoption, not the capture.
+        if let Err(error) = self.keep_record(dir, &record) {
+            tracing::warn!(error = super::error::message(&error), "no record was kept");
+        }
+    }
+
     fn arm_and_commit(
         self: &Arc<Self>,
         dir: &SessionDir,
@@ -276,13 +288,7 @@ impl Inner {
         let commits = self.begin(&id, fence, t0);
         let answers = self.ask_all(commits, self.options.answer_deadline);
         self.take_committed(&id, answers);
-        let record = self.lock().sessions.get(&id).map(|session| session.record.clone());
-        if let Some(record) = record {
-            // The session runs: what the disk does not take costs adoption, not the capture.
-            if let Err(error) = self.keep_record(dir, &record) {
-                tracing::warn!(error = super::error::message(&error), "no record was kept");
-            }
-        }
+        self.keep_newest_record(dir, &id);
         self.run_exports(&id);
         self.tell();
         // Those that joined while the others were being armed.
