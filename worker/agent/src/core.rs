@@ -24,6 +24,9 @@ use crate::session::{Next, Session, Stamp, lock};
 /// How long an arm waits for a session that still drains.
 const DRAINING_PATIENCE: Duration = Duration::from_secs(3);
 
+/// The code of a panic of the agent itself.
+const PANICKED: &str = "agent_panicked";
+
 /// What an agent is made of.
 pub(crate) struct Core {
     pub(crate) clock: Arc<dyn ClockSource>,
@@ -176,7 +179,7 @@ impl Core {
         let armed = catch_unwind(AssertUnwindSafe(|| crate::arm::arm(self, arm, descriptor)))
             .unwrap_or_else(|payload| {
                 let text = crate::door::panic_text(payload);
-                Err(WorkerError::new("agent_panicked", format!("the arm panicked: {text}")))
+                Err(WorkerError::new(PANICKED, format!("the arm panicked: {text}")))
             });
         let mut slot = lock(&self.slot);
         slot.is_arming = false;
@@ -283,50 +286,64 @@ impl Core {
         slot.last.clone().filter(|last| last.fence == fence)
     }
 
-    /// The life of a session's thread.
+    /// The life of a session's thread. A panic of ours ends the session, too: else the worker would
+    /// be busy for ever and its controller would wait for a result.
     fn live(self: &Arc<Self>, session: &Arc<Session>) {
         let flusher = {
             let session = Arc::clone(session);
             spawn_blocked("omniprof-flush", move || session.flush_until_stopped())
         };
-        if let Err(source) = &flusher {
-            let error = WorkerError::new(
-                "no_thread",
-                format!("cannot start the thread that flushes: {source}"),
-            );
-            lock(&session.faults).fail(error);
-            session.stop(self.clock.now(), "no_thread");
-        }
-        loop {
-            match session.round() {
-                Next::Tell(states) => self.tell(session, states),
-                Next::Drain(states) => {
-                    self.tell(session, states);
-                    break;
-                }
+        let recorded = caught(session, || {
+            if let Err(source) = &flusher {
+                let error = WorkerError::new(
+                    "no_thread",
+                    format!("cannot start the thread that flushes: {source}"),
+                );
+                lock(&session.faults).fail(error);
+                session.stop(self.clock.now(), "no_thread");
             }
+            self.record(session);
+        });
+        if recorded.is_none() {
+            caught(session, || session.stop(self.clock.now(), PANICKED));
         }
         session.stop_flusher();
         if let Ok(flusher) = flusher {
-            // A panic of the flusher is caught at the door already.
-            let _joined: std::thread::Result<()> = flusher.join();
+            // A panic of a backend is caught at the door already.
+            join(Some(flusher));
         }
-        let result = drain(self, session);
-        if result.error.is_some() {
-            self.tell(session, vec![WorkerState::Failed]);
-        }
-        let mut last = session.status();
-        last.state = match result.error {
-            Some(_) => WorkerState::Failed,
-            None => WorkerState::Idle,
-        };
+        let result = caught(session, || drain(self, session))
+            .or_else(|| caught(session, || crate::drain::abandon(self, session)));
+        let last = caught(session, || {
+            let mut last = session.status();
+            last.state = match result.as_ref().is_some_and(|result| result.error.is_none()) {
+                true => WorkerState::Idle,
+                false => WorkerState::Failed,
+            };
+            if last.state == WorkerState::Failed {
+                self.tell(session, vec![WorkerState::Failed]);
+            }
+            last
+        });
         let mut slot = lock(&self.slot);
         self.is_in_session.store(false, Ordering::Release);
-        slot.last = Some(last);
+        slot.last = last;
         slot.session = None;
         drop(slot);
-        self.outbox.tell(AgentEvent::Finished { result: Box::new(result) });
+        if let Some(result) = result {
+            self.outbox.tell(AgentEvent::Finished { result: Box::new(result) });
+        }
         self.slot_changed.notify_all();
+    }
+
+    /// Follows the schedule until it or somebody ends the session.
+    fn record(&self, session: &Session) {
+        loop {
+            match session.round() {
+                Next::Tell(states) => self.tell(session, states),
+                Next::Drain(states) => return self.tell(session, states),
+            }
+        }
     }
 
     fn tell(&self, session: &Session, states: Vec<WorkerState>) {
@@ -374,9 +391,20 @@ impl Core {
     }
 }
 
+/// Calls what is ours behind a catch; a panic fails the session, and the answer is `None`.
+fn caught<T>(session: &Session, call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call))
+        .map_err(|payload| {
+            let text = crate::door::panic_text(payload);
+            let text = format!("the session's thread panicked: {text}");
+            lock(&session.faults).fail(WorkerError::new(PANICKED, text));
+        })
+        .ok()
+}
+
 fn join(thread: Option<JoinHandle<()>>) {
     if let Some(thread) = thread {
-        // Its panics are caught at the door; there is nobody to tell about others.
+        // Its panics are caught and told already.
         let _joined: std::thread::Result<()> = thread.join();
     }
 }

@@ -52,6 +52,17 @@ pub(crate) fn drain(core: &Core, session: &Session) -> WorkerResult {
     result(core, session, &summaries, notes, &totals)
 }
 
+/// Ends what a panic left behind, with the result of as much as is known.
+pub(crate) fn abandon(core: &Core, session: &Session) -> WorkerResult {
+    if let Some(spans) = lock(&session.spans).take() {
+        spans.stop();
+        spans.end();
+    }
+    lock(&session.backends).clear();
+    let totals = finish(session);
+    result(core, session, &[], Vec::new(), &totals)
+}
+
 struct Stopped {
     role: BackendRole,
     summary: SessionSummary,
