@@ -353,6 +353,10 @@ impl Agent {
     /// The agent of this process, if it has one.
     #[must_use]
     pub fn current() -> Option<Self> {
+        // Whoever held the lock when the process was forked is not there to give it back.
+        if crate::fork::is_child() {
+            return None;
+        }
         lock(&CURRENT).upgrade().map(|inner| Self { inner })
     }
 

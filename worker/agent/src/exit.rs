@@ -16,6 +16,10 @@ pub(crate) fn watch() {
 }
 
 extern "C" fn at_exit() {
+    // A child inherits the handler, and nothing that it could finish.
+    if crate::fork::is_child() {
+        return;
+    }
     // Other threads still run; whatever goes wrong here, the process ends as it would have.
     let _ended: std::thread::Result<()> = catch_unwind(|| {
         if let Some(agent) = crate::Agent::current() {
