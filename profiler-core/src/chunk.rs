@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
 
+use crate::thread::is_alive;
+
 /// The size of a chunk.
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// The memory of a pool, at most.
@@ -540,13 +542,4 @@ fn give_entries(thread: u32, mut bytes: &[u8], take: &mut impl FnMut(Entry<'_>))
         let entry_len = len.next_multiple_of(ENTRY_HEADER_BYTES);
         bytes = rest.get(entry_len..).unwrap_or_default();
     }
-}
-
-/// Whether a thread of this process lives.
-fn is_alive(thread: u32) -> bool {
-    // SAFETY: signal 0 is sent to nobody, only the receiver's existence is looked at.
-    let result =
-        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread as libc::pid_t, 0) };
-    // Any other refusal (a seccomp filter's) says nothing of the thread.
-    result == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

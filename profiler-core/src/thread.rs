@@ -2,7 +2,7 @@
 //!
 //! A signal of the process must never run the application's handler on a thread of ours: such a
 //! thread blocks all signals from its first instruction on.
-#![expect(unsafe_code, reason = "the signal mask is set through libc")]
+#![expect(unsafe_code, reason = "signal masks and signal 0 go through libc")]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -55,4 +55,16 @@ pub fn spawn_blocked<T: Send + 'static>(
     // The new thread inherits the mask of this one.
     let _blocked = block_signals();
     Builder::new().name(name.to_owned()).spawn(body)
+}
+
+/// Whether a thread of this process lives; where the kernel does not say, it does.
+///
+/// One that took a dead one's number is alive, too.
+#[must_use]
+pub fn is_alive(thread: u32) -> bool {
+    // SAFETY: signal 0 is sent to nobody, only the receiver's existence is looked at.
+    let result =
+        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread as libc::pid_t, 0) };
+    // Any other refusal (a seccomp filter's) says nothing of the thread.
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

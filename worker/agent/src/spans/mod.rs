@@ -78,7 +78,12 @@ pub fn step() {
     }
 }
 
-/// A span to be.
+/// A span to be. It stays on the thread that began it:
+///
+/// ```compile_fail,E0277
+/// let span = profiler_agent::span("decode");
+/// std::thread::spawn(move || drop(span.enter()));
+/// ```
 #[must_use = "a span is recorded once it was entered"]
 pub struct SpanBuilder<'a> {
     name: &'a str,
@@ -188,7 +193,12 @@ impl Drop for SpanGuard {
     }
 }
 
-/// A marker to be.
+/// A marker to be. It stays on the thread that began it:
+///
+/// ```compile_fail,E0277
+/// let marker = profiler_agent::marker("first token");
+/// std::thread::spawn(move || marker.emit());
+/// ```
 #[must_use = "a marker is recorded once it was emitted"]
 pub struct MarkerBuilder<'a> {
     name: &'a str,

@@ -5,10 +5,12 @@
 //! after it was copied.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::SegQueue;
+use profiler_core::thread::is_alive;
 
 use super::text::Room;
 
@@ -311,16 +313,17 @@ impl Slot {
     }
 }
 
-/// Writes texts into a slot.
+/// Writes texts into a slot, on the thread that reserved it: its stack has one writer.
 pub(super) struct SlotText {
     slot: SlotRef,
     len: usize,
+    not_send: PhantomData<*const ()>,
 }
 
 impl SlotText {
     #[inline]
     pub(super) fn new(slot: SlotRef) -> Self {
-        Self { slot, len: 0 }
+        Self { slot, len: 0, not_send: PhantomData }
     }
 
     #[inline]
@@ -416,12 +419,6 @@ pub(super) fn reclaim(recording: u32) -> Vec<OpenSpan> {
     spans
 }
 
-/// Whether a thread of this process lives. One that took a dead one's number is alive, too; then
-/// the stack comes back a little later.
-fn is_alive(thread: u32) -> bool {
-    std::path::Path::new(&format!("/proc/self/task/{thread}")).exists()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,7 +481,7 @@ mod tests {
             .unwrap();
         let mut found = Vec::new();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        // A joined thread may stay in /proc for a moment.
+        // A joined thread may be seen for another moment.
         while found.is_empty() && std::time::Instant::now() < deadline {
             found = reclaim(recording);
         }
