@@ -18,10 +18,13 @@ fn spans_and_events_become_rows() {
     let spool = spool_file();
 
     let before = tracing::info_span!("made before", request_id = "r-0");
+    let named_before = tracing::info_span!("named before", request_id = tracing::field::Empty);
+    named_before.record("request_id", "r-1");
     controller.arm(arm(1), Some(&spool.file)).unwrap();
     controller.commit(1).unwrap();
     {
         let _before = before.enter();
+        named_before.in_scope(|| {});
         let outer = tracing::info_span!(
             "outer",
             request_id = 17,
@@ -61,6 +64,7 @@ fn spans_and_events_become_rows() {
     let before = named("made before")[0];
     assert_eq!(text(before.1.request), "r-0");
     assert_eq!(outer.1.parent, before.1.id);
+    assert_eq!(text(named("named before")[0].1.request), "r-1");
     let inner = named("inner")[0];
     assert_eq!(inner.1.parent, outer.1.id);
     let twice = named("twice");

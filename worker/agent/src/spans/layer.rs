@@ -22,6 +22,9 @@ use std::sync::atomic::Ordering;
 /// `request_id` and `stage` have columns of their own; the others become JSON. Of spans that were
 /// made before the recording the fields are known where one of them is `request_id`.
 ///
+/// Where spans of a name are steps, each is one step, when it is made: how often it is entered does
+/// not count.
+///
 /// Which spans come here is for the subscriber's filters to say.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -35,17 +38,22 @@ impl TracingLayer {
     }
 }
 
-/// The fields of a span, kept until it is entered.
+/// The fields of a span, kept for each time that it is entered.
 struct SpanText(Vec<u8>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TracingLayer {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let flags = FLAGS.load(Ordering::Relaxed);
+        if flags & STEPS != 0 {
+            // Here and not where it is entered: a future's span is entered at each poll.
+            pattern::begin(attributes.metadata().name());
+        }
         let fields = attributes.fields();
         if fields.is_empty() {
             return;
         }
         // A request may have begun before the recording: its name is kept all the same.
-        let is_recording = FLAGS.load(Ordering::Relaxed) & RECORDING != 0;
+        let is_recording = flags & RECORDING != 0;
         if !is_recording && fields.field("request_id").is_none() {
             return;
         }
@@ -56,10 +64,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TracingLayer {
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if FLAGS.load(Ordering::Relaxed) & RECORDING == 0 {
+        let is_recording = FLAGS.load(Ordering::Relaxed) & RECORDING != 0;
+        let Some(span) = context.span(id) else { return };
+        if !is_recording && span.metadata().fields().field("request_id").is_none() {
             return;
         }
-        let Some(span) = context.span(id) else { return };
         let mut extensions = span.extensions_mut();
         if extensions.get_mut::<SpanText>().is_none() {
             extensions.insert(SpanText(Vec::new()));
@@ -71,16 +80,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TracingLayer {
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         let flags = FLAGS.load(Ordering::Relaxed);
-        if flags & (RECORDING | STEPS) == 0 {
-            return;
-        }
-        let Some(metadata) = context.metadata(id) else { return };
-        if flags & STEPS != 0 {
-            pattern::begin(metadata.name());
-        }
         if flags & RECORDING == 0 {
             return;
         }
+        let Some(metadata) = context.metadata(id) else { return };
         let Some(slot) = open::reserve() else {
             MISSED.fetch_add(1, Ordering::Relaxed);
             return;
