@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use profiler_core::clock::ClockSource;
 use profiler_core::control::{
     AgentEvent, AgentReply, AgentRequest, Commit, Hello, Outcome, PROTOCOL_VERSION, SessionStatus,
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     slot_changed: Condvar,
     /// Who steps looks here first: no lock where there is no session.
     is_in_session: AtomicBool,
+    /// The session that steps go to; the slot's, where who steps finds it without a lock.
+    stepped: ArcSwapOption<Session>,
     has_controller: AtomicBool,
 }
 
@@ -81,6 +84,7 @@ impl Core {
             slot: Mutex::default(),
             slot_changed: Condvar::new(),
             is_in_session: AtomicBool::new(false),
+            stepped: ArcSwapOption::empty(),
             has_controller: AtomicBool::new(false),
         }
     }
@@ -209,6 +213,7 @@ impl Core {
                 ));
             }
         }
+        self.stepped.store(Some(Arc::clone(&session)));
         self.is_in_session.store(true, Ordering::Release);
         session.sink.fact("agent.armed_ns", &armed.at.monotonic_ns.to_string());
         Ok(AgentReply::Armed(Box::new(armed)))
@@ -327,6 +332,7 @@ impl Core {
         });
         let mut slot = lock(&self.slot);
         self.is_in_session.store(false, Ordering::Release);
+        self.stepped.store(None);
         slot.last = last;
         slot.session = None;
         drop(slot);
@@ -354,14 +360,16 @@ impl Core {
         }
     }
 
-    /// The application begins a step.
+    /// The application begins a step. Takes no lock; makes a system call only where a window hangs
+    /// on steps, to wake the session's thread.
     pub(crate) fn step(&self) {
         let number = self.next_step.fetch_add(1, Ordering::Relaxed);
         if !self.is_in_session.load(Ordering::Acquire) || self.is_astray() {
             return;
         }
         let monotonic_ns = self.clock.monotonic_ns();
-        let Some(session) = lock(&self.slot).session.clone() else { return };
+        let stepped = self.stepped.load();
+        let Some(session) = &*stepped else { return };
         session.step(Stamp { number, monotonic_ns, thread: crate::spans::thread_id() });
     }
 

@@ -20,6 +20,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use profiler_core::chunk::{ChunkPool, PoolCell};
 use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_core::schedule::StepSource;
@@ -45,6 +46,9 @@ const RECORDING_SHIFT: u32 = 8;
 
 /// All that an idle span looks at.
 static FLAGS: AtomicU32 = AtomicU32::new(0);
+
+/// Whose steps are those of the process.
+static STEPPED: ArcSwapOption<Core> = ArcSwapOption::const_empty();
 
 static POOL: PoolCell = PoolCell::new();
 
@@ -73,8 +77,8 @@ pub fn marker(name: &str) -> MarkerBuilder<'_> {
 
 /// The application begins a step (an iteration of its engine).
 pub fn step() {
-    if let Some(agent) = crate::Agent::current() {
-        agent.step();
+    if let Some(core) = &*STEPPED.load() {
+        core.step();
     }
 }
 
@@ -358,8 +362,9 @@ fn take_missed() -> u64 {
     MISSED.swap(0, Ordering::Relaxed)
 }
 
-/// Steps of the process are those of `core`.
+/// Steps of the process are those of `core`, until they are cleared.
 pub(crate) fn set_steps(core: &Arc<Core>) {
+    STEPPED.store(Some(Arc::clone(core)));
     if let StepSource::Marker(pattern) = &core.step_source {
         pattern::set(core, pattern::StepPattern::parse(pattern));
         update_flags(|flags| flags | STEPS);
@@ -367,6 +372,7 @@ pub(crate) fn set_steps(core: &Arc<Core>) {
 }
 
 pub(crate) fn clear_steps() {
+    STEPPED.store(None);
     pattern::clear();
     update_flags(|flags| flags & !STEPS);
 }

@@ -1,6 +1,8 @@
 //! Spans and markers that are steps.
 
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
 
 use crate::core::Core;
 
@@ -34,23 +36,23 @@ struct Target {
 }
 
 /// Who counts steps by their names.
-static TARGET: RwLock<Option<Target>> = RwLock::new(None);
+static TARGET: ArcSwapOption<Target> = ArcSwapOption::const_empty();
 
 /// Names count as steps of `core` from now on, where it has a pattern.
 pub(super) fn set(core: &Arc<Core>, pattern: StepPattern) {
     let target = Target { pattern, core: Arc::downgrade(core) };
-    *TARGET.write().unwrap_or_else(PoisonError::into_inner) = Some(target);
+    TARGET.store(Some(Arc::new(target)));
 }
 
 pub(super) fn clear() {
-    *TARGET.write().unwrap_or_else(PoisonError::into_inner) = None;
+    TARGET.store(None);
 }
 
 /// A span or marker of this name begins.
 #[cold]
 pub(super) fn begin(name: &str) {
     let core = {
-        let target = TARGET.read().unwrap_or_else(PoisonError::into_inner);
+        let target = TARGET.load();
         let Some(target) = target.as_ref().filter(|target| target.pattern.matches(name)) else {
             return;
         };
