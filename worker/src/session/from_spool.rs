@@ -44,7 +44,8 @@ pub(crate) fn look(path: &Path) -> Result<SpoolFate, SpoolReadError> {
         }
         marks.extend_from_slice(block.rows::<Window>().unwrap_or_default());
         for loss in block.rows::<Loss>().unwrap_or_default() {
-            *lost.entry(cause_of(loss)).or_default() += loss.count;
+            let sum = lost.entry(cause_of(loss)).or_default();
+            *sum = sum.saturating_add(loss.count);
         }
         for tuple in block.rows::<ClockTuple>().unwrap_or_default() {
             clock_error_ns = clock_error_ns.max(u64::from(tuple.error_ns));
@@ -115,4 +116,56 @@ fn windows(marks: &[Window]) -> Vec<(Instant, Option<Instant>)> {
         }
     }
     windows.into_values().filter_map(|(begin, end)| Some((begin?, end))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use profiler_core::clock::{ClockDomain, ClockSource as _, SystemClock};
+    use profiler_core::identity::WorkerIdentity;
+    use profiler_core::sink::{Batch, Emit, StreamInfo};
+    use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
+
+    use super::*;
+
+    #[test]
+    fn losses_that_no_number_holds_are_as_many_as_one_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.spool");
+        let clock = Arc::new(SystemClock::new());
+        let header = SpoolHeader {
+            session: "hostile".to_owned(),
+            prefix: None,
+            worker: WorkerIdentity::of_this_process(Some(0), None, None, None),
+            writer: "a test".to_owned(),
+            created: clock.now(),
+            fence: 1,
+        };
+        let mut options = std::fs::File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path).unwrap();
+        let writer = SpoolWriter::create(file, &header, SpoolOptions::default(), clock).unwrap();
+        let sink = writer.sink();
+        let stream = sink.open_stream(StreamInfo {
+            producer: "hostile".to_owned(),
+            thread: 0,
+            clock: ClockDomain::Monotonic,
+        });
+        let row = |cause: LossCause| Loss {
+            count: u64::MAX - 1,
+            cause: cause.number(),
+            ..Loss::default()
+        };
+        let disk = row(LossCause::Disk);
+        let rows = [disk, disk, row(LossCause::SinkFull)];
+        assert_eq!(sink.emit(&[Batch::new(stream, &rows)]), Emit::Accepted);
+        writer.finish(Duration::from_secs(30));
+        // Without its footer, as a killed worker leaves it.
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 8]).unwrap();
+        let SpoolFate::Left(result) = look(&path).unwrap() else { panic!("nobody writes it") };
+        assert_eq!(result.lost["disk"], u64::MAX);
+        assert_eq!(result.lost["sink_full"], u64::MAX - 1);
+    }
 }
