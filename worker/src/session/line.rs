@@ -31,6 +31,13 @@ impl WorkerRun {
         if let Some(result) = &self.result {
             fill(&mut line, result);
         }
+        // A worker that came late says T0 as all others do, and recorded nothing before it was ready.
+        let armed = self.armed.as_ref().filter(|_| self.record.late).map(|armed| armed.at);
+        if let (Some(armed), Some(first)) = (armed, line.windows.first_mut())
+            && first.begin.is_some_and(|begin| begin.monotonic_ns < armed.monotonic_ns)
+        {
+            first.begin = Some(armed);
+        }
         if let Some(note) = &self.record.note {
             line.why.clone_from(note);
             line.notes.push(note.clone());
