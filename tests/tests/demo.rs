@@ -236,6 +236,7 @@ fn a_dead_stage_ends_it_with_its_name() {
     kill_process(last, Signal::KILL).unwrap();
     assert_eq!(demo.wait(), Some(1));
     let said = std::io::read_to_string(demo.0.stderr.take().unwrap()).unwrap();
-    assert!(said.contains("stage 2 (diffusion, replica 1, rank 0) ended"), "{said}");
+    // Either the start finds it dead, or the pipeline.
+    assert!(said.contains("stage 2") && said.contains("replica 1, rank 0"), "{said}");
     wait_until("no stage runs", || stages_of(demo.0.id()).is_empty().then_some(()));
 }
