@@ -57,15 +57,16 @@ pub(super) fn read_session(dir: &SessionDir) -> Option<Session> {
     record.t0 = record.t0.or(Some(record.asked));
     let mut session = Session::new(record, dir.path().to_owned());
     session.adopted = true;
+    let exports = session.runs.iter_mut().flat_map(|run| &mut run.exports);
+    for export in exports.chain(&mut session.merge) {
+        // Published by a child of the earlier controller: whole, or it would not be there.
+        if let Ok((bytes, crc)) = sum(&dir.path().join(&export.path)) {
+            let crc32 = Some(format!("{crc:08x}"));
+            export.progress = Progress::Done { bytes: Some(bytes), crc32 };
+        }
+    }
     for run in &mut session.runs {
         run.linked = false;
-        for export in &mut run.exports {
-            // Published by a child of the earlier controller: whole, or it would not be there.
-            if let Ok((bytes, crc)) = sum(&dir.path().join(&export.path)) {
-                let crc32 = Some(format!("{crc:08x}"));
-                export.progress = Progress::Done { bytes: Some(bytes), crc32 };
-            }
-        }
         match look(&dir.path().join(&run.record.spool)) {
             Ok(SpoolFate::Writing) => {}
             Ok(SpoolFate::Left(result)) => run.take_result(*result),

@@ -105,7 +105,9 @@ impl Export {
         let output = directory.join(&self.path);
         if output.exists() {
             // Left whole by a controller that died: exports are published when they are whole.
-            let bytes = output.metadata().ok().map(|meta| meta.len());
+            // A directory's own length says nothing of its files.
+            let meta = output.metadata().ok().filter(std::fs::Metadata::is_file);
+            let bytes = meta.map(|meta| meta.len());
             self.progress = Progress::Done { bytes, crc32: None };
             return;
         }
