@@ -113,7 +113,8 @@ struct Running {
 }
 
 impl Exports {
-    /// Exports by the program that is found, at most a quarter of the processors at a time.
+    /// Exports by the program that is found. Of the children that read whole spools, a quarter as
+    /// many as there are processors run at a time; those that follow take no such turn.
     pub(crate) fn new(program: Option<PathBuf>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
