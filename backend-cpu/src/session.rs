@@ -167,7 +167,7 @@ fn spawn(
         shared.tell_ended();
         ended.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
     };
-    std::thread::Builder::new().name("omniprof-cpu".to_owned()).spawn(body).map_err(io)
+    profiler_core::thread::spawn_blocked("omniprof-cpu", body).map_err(io)
 }
 
 fn join(

@@ -359,9 +359,11 @@ pub struct WorkerResult {
     pub spool_closed: bool,
     /// The greatest error bound of the session's clock tuples.
     pub clock_error_ns: u64,
-    /// Processor time of the agent's own threads in this session.
+    /// Processor time of the agent's own threads in this session, without what sampling signals
+    /// cost the application's threads.
     pub own_cpu_ns: u64,
-    /// The most memory that the agent held for this session.
+    /// The most memory that rows waiting for the spool and the application's spans took; buffers
+    /// of backends and of the spool's writer come on top.
     pub own_memory_bytes: u64,
     /// Whether the device was used, where the backend can tell.
     pub device_used: Option<bool>,

@@ -13,6 +13,7 @@ use profiler_core::clock::{ClockDomain, ClockSource};
 use profiler_core::error::BackendError;
 use profiler_core::record::LossCause;
 use profiler_core::sink::{Emit, Loss, RecordSink, StreamId, StreamInfo};
+use profiler_core::thread::spawn_blocked;
 
 use super::buffers::{self, Completed, buffer_completed, buffer_requested, pool};
 use super::layout::{
@@ -314,9 +315,8 @@ fn spawn_decoder(
     shared: Arc<Shared>,
     decoder: Decoder,
 ) -> Result<JoinHandle<Decoder>, BackendError> {
-    std::thread::Builder::new()
-        .name("omniprof-cuda".to_owned())
-        .spawn(move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder))
+    let body = move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder);
+    spawn_blocked("omniprof-cuda", body)
         .map_err(|source| BackendError::Io { what: "starting the CUDA decoder".to_owned(), source })
 }
 

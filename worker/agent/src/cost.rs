@@ -1,53 +1,36 @@
 //! What the profiler itself costs the process.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Processor time of this process's own threads, by thread id, as far as it was seen.
+use profiler_core::thread::ended_cpu_ns;
+
+/// Processor time of this process's own threads since a beginning, of those that live and those
+/// that ended.
 ///
-/// Threads of ours end while a session stops, and with them their accounts: so the times are read
-/// several times, and of each thread the last one counts.
-#[derive(Clone, Debug, Default)]
+/// What the handler of a sampling signal costs the application's threads is not in it.
+#[derive(Clone, Debug)]
 pub(crate) struct OwnTime {
-    before: BTreeMap<u32, u64>,
-    latest: BTreeMap<u32, u64>,
+    before_ns: u64,
 }
 
 impl OwnTime {
     /// Begins to count.
     pub(crate) fn begin() -> Self {
-        let before = read();
-        Self { latest: before.clone(), before }
+        Self { before_ns: read() }
     }
 
-    /// Looks again.
-    pub(crate) fn look(&mut self) {
-        for (thread, ns) in read() {
-            self.latest.insert(thread, ns);
-        }
-    }
-
-    /// What was spent since the beginning, as of the last look.
+    /// What was spent since the beginning.
     pub(crate) fn spent_ns(&self) -> u64 {
-        let spent = |(thread, ns): (&u32, &u64)| {
-            ns.saturating_sub(self.before.get(thread).copied().unwrap_or(0))
-        };
-        self.latest.iter().map(spent).sum()
+        read().saturating_sub(self.before_ns)
     }
 }
 
-/// Every thread of this process whose name is one of ours.
-fn read() -> BTreeMap<u32, u64> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return BTreeMap::new() };
-    let mut times = BTreeMap::new();
-    for task in tasks.flatten() {
-        let path = task.path();
-        let thread = task.file_name().to_str().and_then(|name| name.parse().ok());
-        if let (Some(thread), true) = (thread, is_ours(&path)) {
-            times.insert(thread, cpu_ns(&path));
-        }
-    }
-    times
+/// What all threads of ours have spent in this process's life.
+fn read() -> u64 {
+    let ended = ended_cpu_ns();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return ended };
+    let living = tasks.flatten().map(|task| task.path()).filter(|task| is_ours(task));
+    ended + living.map(|task| cpu_ns(&task)).sum::<u64>()
 }
 
 fn is_ours(task: &Path) -> bool {
@@ -66,4 +49,28 @@ fn cpu_ns(task: &Path) -> u64 {
         after_name.split_ascii_whitespace().skip(11).take(2).flat_map(str::parse).collect();
     let ticks: u64 = fields.iter().sum();
     ticks.saturating_mul(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use profiler_core::thread::spawn_blocked;
+
+    use super::OwnTime;
+
+    #[test]
+    fn a_thread_that_ended_is_counted() {
+        let own = OwnTime::begin();
+        let burn = || {
+            let mut rounds = 0_u64;
+            let own = rustix::time::ClockId::ThreadCPUTime;
+            while rustix::time::clock_gettime(own).tv_nsec < 20_000_000 {
+                rounds = std::hint::black_box(rounds + 1);
+            }
+        };
+        spawn_blocked("omniprof-burn", burn).unwrap().join().unwrap();
+        let spent = Duration::from_nanos(own.spent_ns());
+        assert!(spent >= Duration::from_millis(20), "{spent:?}");
+    }
 }

@@ -33,10 +33,8 @@ pub(crate) fn drain(core: &Core, session: &Session) -> WorkerResult {
     if let Some(spans) = &spans {
         spans.stop();
     }
-    lock(&session.own_time).look();
     let summaries = stop_backends(core, session);
     session.write_last_edges(Duration::from_millis(200));
-    lock(&session.own_time).look();
 
     let mut notes = notes(session, &summaries);
     let terms = &session.terms;
@@ -48,7 +46,6 @@ pub(crate) fn drain(core: &Core, session: &Session) -> WorkerResult {
     if let Some(spans) = spans {
         spans.end();
     }
-    lock(&session.own_time).look();
     result(core, session, &summaries, notes, &totals)
 }
 
@@ -177,7 +174,7 @@ fn result(
         spool_bytes: totals.bytes,
         spool_closed: totals.has_footer,
         clock_error_ns: u64::from(clock_error_ns),
-        own_cpu_ns: lock(&session.own_time).spent_ns(),
+        own_cpu_ns: session.own_time.spent_ns(),
         own_memory_bytes: session.peak_queue_bytes.load(Ordering::Relaxed)
             + crate::spans::pool_bytes(),
         device_used,
