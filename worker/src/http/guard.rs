@@ -31,12 +31,12 @@ fn check(options: &HttpOptions, headers: &HeaderMap, uri: &Uri) -> Result<(), Ht
         let message = "the Host header names another host: use the server's own address";
         return Err(HttpError::new(StatusCode::FORBIDDEN, "foreign_host", message));
     }
-    if headers.contains_key(ORIGIN) {
-        if !text(headers, &ORIGIN).is_some_and(|origin| is_own_origin(options, origin)) {
-            let message = "the Origin header names another site: only pages of this server's own \
-                           scheme, host and port may ask";
-            return Err(HttpError::new(StatusCode::FORBIDDEN, "foreign_origin", message));
-        }
+    if headers.contains_key(ORIGIN)
+        && !text(headers, &ORIGIN).is_some_and(|origin| is_own_origin(options, origin))
+    {
+        let message = "the Origin header names another site: only pages of this server's own \
+                       scheme, host and port may ask";
+        return Err(HttpError::new(StatusCode::FORBIDDEN, "foreign_origin", message));
     }
     let Some(token) = &options.token else { return Ok(()) };
     let given = text(headers, &AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
