@@ -112,10 +112,12 @@ impl WorkerRun {
 
     pub(crate) fn take_result(&mut self, result: WorkerResult) {
         self.record.worker = result.worker.clone();
-        // It did answer, though late.
+        // It did answer, though late, or over a link that broke. One that never heard of the commit
+        // recorded nothing, and says so in no error of its own.
+        let heard = self.committed.is_some() || !result.windows.is_empty();
         let is_of_the_link =
             |error: &WorkerError| [NO_ANSWER, LINK_FAILED].contains(&error.code.as_str());
-        if self.error.as_ref().is_some_and(is_of_the_link) {
+        if heard && self.error.as_ref().is_some_and(is_of_the_link) {
             self.error = None;
         }
         self.result = Some(result);
@@ -187,3 +189,61 @@ pub(crate) const LINK_FAILED: &str = "link_failed";
 
 /// The code of a worker whose process is gone.
 pub(crate) const WORKER_DIED: &str = "worker_died";
+
+#[cfg(test)]
+mod tests {
+    use profiler_core::config::EventArguments;
+    use profiler_core::identity::WorkerIdentity;
+    use profiler_core::schedule::Limits;
+
+    use super::*;
+
+    /// A run whose commit was not answered, and that says this in the end.
+    fn after_a_lost_commit(code: &str, windows: Vec<(Instant, Option<Instant>)>) -> WorkerRun {
+        let worker = WorkerIdentity::of_this_process(Some(0), None, None, None);
+        let mut run = WorkerRun::new(&WorkerRecord {
+            worker: worker.clone(),
+            spool: "a.spool".into(),
+            limits: Limits::default(),
+            formats: Vec::new(),
+            arguments: EventArguments::default(),
+            note: None,
+            late: false,
+        });
+        run.error = Some(WorkerError::new(code, "the commit"));
+        run.take_result(WorkerResult {
+            session: "a".to_owned(),
+            fence: 1,
+            worker,
+            backend: None,
+            why: String::new(),
+            degraded: None,
+            error: None,
+            windows,
+            steps: 0,
+            stopped_by: "request".to_owned(),
+            rows: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            spool_bytes: 1,
+            spool_closed: true,
+            clock_error_ns: 0,
+            own_cpu_ns: 0,
+            own_memory_bytes: 0,
+            device_used: None,
+            driver: None,
+            notes: Vec::new(),
+        });
+        run
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_is_no_failure_where_a_window_was_recorded() {
+        for code in [NO_ANSWER, LINK_FAILED] {
+            let window = (Instant::default(), None);
+            assert_eq!(after_a_lost_commit(code, vec![window]).error, None, "{code}");
+            assert!(after_a_lost_commit(code, Vec::new()).error.is_some(), "{code}");
+        }
+        let window = (Instant::default(), None);
+        assert!(after_a_lost_commit("protocol", vec![window]).error.is_some());
+    }
+}
