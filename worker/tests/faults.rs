@@ -159,6 +159,8 @@ fn a_worker_killed_while_it_records_leaves_its_spool() {
     assert_eq!(died.error.as_ref().unwrap().code, "worker_died");
     assert!(died.records.values().sum::<u64>() > 100, "{:?}", died.records);
     assert_eq!(died.windows.len(), 1, "its window is known from the spool");
+    assert!(lived.own_cpu_ns.is_some_and(|ns| ns > 0) && lived.own_memory_bytes.is_some());
+    assert_eq!((died.own_cpu_ns, died.own_memory_bytes), (None, None), "nobody knows");
     // It is not whole, and it is offered.
     assert_eq!(died.files[0].state, FileState::Failed);
     controller.open_file(&manifest.session, &died.files[0].path).unwrap();

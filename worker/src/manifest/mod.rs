@@ -187,10 +187,12 @@ pub struct WorkerLine {
     pub records: BTreeMap<String, u64>,
     /// Rows that are not in the trace, by cause.
     pub drops: BTreeMap<String, u64>,
-    /// Processor time of the profiler's own threads.
-    pub own_cpu_ns: u64,
-    /// The most memory that the profiler held.
-    pub own_memory_bytes: u64,
+    /// Processor time of the profiler's own threads; absent = not known, as of a killed worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_cpu_ns: Option<u64>,
+    /// The most memory that the profiler held; absent = not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_memory_bytes: Option<u64>,
     /// What a person should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -331,8 +333,8 @@ impl WorkerLine {
             files: Vec::new(),
             records: BTreeMap::new(),
             drops: BTreeMap::new(),
-            own_cpu_ns: 0,
-            own_memory_bytes: 0,
+            own_cpu_ns: None,
+            own_memory_bytes: None,
             notes: Vec::new(),
         }
     }

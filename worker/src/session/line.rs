@@ -132,7 +132,10 @@ impl WorkerRun {
 }
 
 fn fill(line: &mut WorkerLine, result: &WorkerResult) {
-    line.backend = result.backend.as_ref().map(ToString::to_string);
+    // What a spool alone does not tell, the answer to the arm may have.
+    if let Some(backend) = &result.backend {
+        line.backend = Some(backend.to_string());
+    }
     line.why.clone_from(&result.why);
     line.driver = result.driver;
     line.stopped_by = Some(result.stopped_by.clone());
@@ -145,7 +148,7 @@ fn fill(line: &mut WorkerLine, result: &WorkerResult) {
     line.clock_error_ns = result.clock_error_ns;
     line.records.clone_from(&result.rows);
     line.drops.clone_from(&result.lost);
-    line.own_cpu_ns = result.own_cpu_ns;
-    line.own_memory_bytes = result.own_memory_bytes;
+    line.own_cpu_ns = (result.own_cpu_ns > 0).then_some(result.own_cpu_ns);
+    line.own_memory_bytes = (result.own_memory_bytes > 0).then_some(result.own_memory_bytes);
     line.notes.clone_from(&result.notes);
 }
