@@ -85,9 +85,11 @@ impl Intake {
                     self.maps_changed = true;
                     self.process_owed = true;
                 }
-                match is_profiler_thread(name) {
-                    true => self.exclude(thread),
-                    false => self.rows.name_thread(thread, name),
+                // One of ours stays one, whatever it is called when it ends.
+                if is_profiler_thread(name) {
+                    self.exclude(thread);
+                } else if !self.excluded.contains(&thread) {
+                    self.rows.name_thread(thread, name);
                 }
             }
             Record::Ended { process, thread } if process == self.process.pid => {

@@ -19,7 +19,6 @@ use crate::process::Process;
 use crate::recorder::Recorder;
 use crate::sample_rows::SampleRows;
 use crate::shared::{Shared, Waited};
-use crate::usage::BlockedSignals;
 
 /// How long the thread may take to attach; a thousand threads take some 50 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,7 +159,6 @@ fn spawn(
     shared: Arc<Shared>,
 ) -> Result<JoinHandle<Result<SessionSummary, BackendError>>, BackendError> {
     let io = |source| BackendError::Io { what: "start the recorder's thread".to_owned(), source };
-    let _blocked = BlockedSignals::new().map_err(io)?;
     let body = move || {
         // Whatever ends the thread, the session must not wait for it in vain.
         let ended = catch_unwind(AssertUnwindSafe(|| recorder.run()));

@@ -1,9 +1,6 @@
 //! What a process has used, as the C library tells it.
 
-#![expect(
-    unsafe_code,
-    reason = "getrusage, pthread_sigmask and processor clocks of other processes"
-)]
+#![expect(unsafe_code, reason = "getrusage and processor clocks of other processes")]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -54,35 +51,4 @@ pub(crate) fn process_cpu_ns(pid: u32) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
-}
-
-/// Blocks all signals in this thread while it lives: a thread made meanwhile takes none.
-pub(crate) struct BlockedSignals {
-    before: libc::sigset_t,
-}
-
-impl BlockedSignals {
-    pub(crate) fn new() -> io::Result<Self> {
-        let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
-        let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: `all` has room for a signal set.
-        unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        // SAFETY: `all` was filled above; `before` has room for a signal set.
-        let result =
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
-        if result != 0 {
-            return Err(io::Error::from_raw_os_error(result));
-        }
-        // SAFETY: all bytes were zeroed, a valid set, and then the call filled it.
-        Ok(Self { before: unsafe { before.assume_init() } })
-    }
-}
-
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        // SAFETY: `before` is the set that `new` was given; the old set is not asked for.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut())
-        };
-    }
 }
