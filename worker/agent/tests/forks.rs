@@ -35,8 +35,7 @@ fn fork_and_wait() -> bool {
         }
         std::thread::sleep(Duration::from_micros(200));
     }
-    assert_eq!(status, 0);
-    true
+    status == 0
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn a_child_hangs_on_no_lock_that_another_thread_held() {
         }
         let all_ended = (0..FORKS).all(|_| fork_and_wait());
         is_over.store(true, Ordering::Relaxed);
-        assert!(all_ended, "a child never ended");
+        assert!(all_ended, "a child never ended, or had an agent");
     });
     drop(local);
 }
