@@ -81,7 +81,7 @@ try {
   await page.evaluate(
     (hide, expand) => {
       globalThis.app.commands.runCommand(hide);
-      globalThis.app.commands.runCommand(expand, '^stage ');
+      globalThis.app.commands.runCommand(expand, '^[0-9]+ [a-z]+ r');
     },
     hide,
     expand,
