@@ -298,7 +298,7 @@ impl Recording {
         self.session.stop(Duration::from_secs(2))?;
         drop(self.session);
         drop(self.writer.finish(Duration::from_secs(5)));
-        let mut reader = profiler_core::spool::SpoolReader::open(&self.folder.join("work.spool"))?;
+        let mut reader = SpoolReader::open(&self.folder.join("work.spool"))?;
         let (mut samples, mut sampler) = (0, String::new());
         while let Some(block) = reader.next_block()? {
             if let Some(rows) = block.rows::<Sample>() {
