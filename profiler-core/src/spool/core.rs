@@ -41,6 +41,7 @@ pub(super) struct Core {
     segments: Vec<u64>,
     sequence: u64,
     rows: BTreeMap<RecordKind, u64>,
+    taken_bytes: u64,
     end: Option<SpoolEnd>,
     has_footer: bool,
 }
@@ -81,6 +82,7 @@ impl Core {
             segments: Vec::new(),
             sequence: 0,
             rows: BTreeMap::new(),
+            taken_bytes: 0,
             end: None,
             has_footer: false,
         };
@@ -140,9 +142,15 @@ impl Core {
         true
     }
 
+    /// Bytes of rows that were taken since the beginning.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        self.taken_bytes
+    }
+
     /// Takes rows. What cannot be written any more is counted.
     pub(super) fn append(&mut self, batch: &Batch<'_>) {
         let stride = batch.stride as usize;
+        self.taken_bytes += batch.rows.len() as u64;
         let mut rows = batch.rows;
         while !rows.is_empty() {
             if let Some(end) = &self.end {

@@ -23,8 +23,13 @@ use crate::spool::progress::{SpoolEnd, SpoolProgress, SpoolTotals};
 use crate::spool::sink::{LogFn, Shared, SpoolSink};
 use crate::thread::spawn_blocked;
 
-/// The writer looks at its queue and its sources so often.
+/// The writer looks at its queue and its sources so often while much comes in.
 const POLL: Duration = Duration::from_millis(20);
+/// The same while little comes in: looking costs more than writing then. What producers can
+/// gather in that time still fits into the queue and the chunks.
+const IDLE_POLL: Duration = Duration::from_millis(60);
+/// So many bytes of rows between two looks are much.
+const MUCH_BYTES: u64 = 128 << 10;
 /// The longest the writer takes from the queue without looking at anything else.
 const DRAIN_SLICE: Duration = Duration::from_millis(50);
 /// The lock is taken again so often: closing any other descriptor of the file drops it.
@@ -78,7 +83,7 @@ impl std::fmt::Debug for SpoolOptions {
 
 /// Gives rows that were gathered elsewhere.
 pub trait RowSource: Send {
-    /// Gives everything there is to `sink`. Called on the writer's thread every 20 ms and a last
+    /// Gives everything there is to `sink`. Called on the writer's thread every 20 to 60 ms and a last
     /// time at the end; what is given here never meets a full queue.
     fn drain(&mut self, sink: &dyn RecordSink);
 }
@@ -188,12 +193,12 @@ impl SpoolWriter {
         Arc::new(SpoolSink { shared: Arc::clone(&self.shared) })
     }
 
-    /// Adds a source that the writer's thread drains every 20 ms.
+    /// Adds a source that the writer's thread drains every 20 to 60 ms.
     pub fn add_source(&self, source: Box<dyn RowSource>) {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
     }
 
-    /// How far the file is, at most 20 ms old; losses and the queue as they are now.
+    /// How far the file is, at most 60 ms old; losses and the queue as they are now.
     #[must_use]
     pub fn progress(&self) -> SpoolProgress {
         let mut progress = self.shared.progress().clone();
@@ -274,6 +279,7 @@ impl Writer {
 
     fn write(&mut self) {
         let mut next_lock = Instant::now() + RELOCK;
+        let mut taken_bytes = 0;
         loop {
             let stopping = self.shared.stop.load(Ordering::SeqCst);
             self.core.take_news();
@@ -296,7 +302,9 @@ impl Writer {
                 break;
             }
             if !more && !stopping {
-                std::thread::park_timeout(POLL);
+                let before = std::mem::replace(&mut taken_bytes, self.core.taken_bytes());
+                let is_much = taken_bytes - before >= MUCH_BYTES;
+                std::thread::park_timeout(if is_much { POLL } else { IDLE_POLL });
             }
         }
         // Producers that come now are refused; those inside are waited for by `close`.

@@ -29,7 +29,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(200);
 
 /// The session's thread looks at its clock at least so often: a clock may be another than the
 /// machine's, and a full disk shows in no other way.
-const LOOK_EVERY_NS: u64 = 100_000_000;
+const LOOK_EVERY_NS: u64 = 250_000_000;
 
 const CLOCK_TUPLE_EVERY_NS: u64 = 1_000_000_000;
 
