@@ -291,11 +291,8 @@ fn a_worker_that_comes_late_is_taken_in_where_it_fits() {
         manifest.workers.iter().map(|line| (line.stage, line.rank, line.late)).collect();
     assert_eq!(lines, [(Some(0), Some(0), false), (Some(0), Some(1), true)]);
     assert!(manifest.is_good());
-    let begins: Vec<u64> = manifest
-        .workers
-        .iter()
-        .map(|line| line.windows[0].begin.unwrap().monotonic_ns)
-        .collect();
+    let begins: Vec<u64> =
+        manifest.workers.iter().map(|line| line.windows[0].begin.unwrap().monotonic_ns).collect();
     assert_eq!(begins[0], answer.t0.monotonic_ns);
     assert!(begins[1] > begins[0], "nothing was recorded before it was ready: {begins:?}");
     assert!(late[1].asked.try_recv().is_err(), "another stage was not asked for");
