@@ -66,6 +66,13 @@ impl Intake {
         self.rows.is_closed()
     }
 
+    /// The memory that it holds.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let own = self.excluded.capacity() * 2 * size_of::<u32>()
+            + self.frames.capacity() * size_of::<u64>();
+        own + self.rows.memory_bytes() + self.modules.memory_bytes()
+    }
+
     /// Names the process and its threads, as they are now.
     pub(crate) fn describe(&mut self) {
         let threads = self.process.threads().unwrap_or_default();

@@ -34,6 +34,8 @@ pub(crate) struct Modules {
     /// In the order of their addresses.
     known: Vec<Known>,
     tables_bytes: usize,
+    /// The longest text of mappings that was read.
+    most_maps_bytes: usize,
     /// Modules whose tables found no room.
     tables_left_out: usize,
     build_ids: HashMap<(u64, String), Vec<u8>>,
@@ -59,6 +61,7 @@ impl Modules {
             cache: CacheNative::new(),
             known: Vec::new(),
             tables_bytes: 0,
+            most_maps_bytes: 0,
             tables_left_out: 0,
             build_ids: HashMap::new(),
         }
@@ -70,7 +73,9 @@ impl Modules {
     ///
     /// That of reading `/proc/PID/maps`: the target has ended, or it may not be looked at.
     pub(crate) fn refresh(&mut self, process: &Process) -> io::Result<Vec<NewModule>> {
-        let mappings = maps::parse(&process.read("maps", MAX_MAPS_BYTES)?);
+        let text = process.read("maps", MAX_MAPS_BYTES)?;
+        self.most_maps_bytes = self.most_maps_bytes.max(text.len());
+        let mappings = maps::parse(&text);
         let current: HashSet<&Mapping> = mappings.iter().collect();
         let mut old = std::mem::take(&mut self.known);
         old.retain(|known| {
@@ -106,6 +111,14 @@ impl Modules {
     /// Modules whose unwind tables were left out, since all together exceed [`MAX_TABLES_BYTES`].
     pub(crate) fn tables_left_out(&self) -> usize {
         self.tables_left_out
+    }
+
+    /// The memory that it holds: unwind tables, the list of mappings and what reading it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let lists = self.known.len() * size_of::<Known>()
+            + self.build_ids.len() * (size_of::<(u64, String)>() + size_of::<Vec<u8>>());
+        // The text is read, parsed, and its paths are kept twice: by mapping and by build id.
+        lists + self.tables_bytes + 3 * self.most_maps_bytes + size_of_val(&self.cache)
     }
 
     /// The sample's frames, innermost first: the instruction's address, then return addresses

@@ -193,6 +193,11 @@ impl Ring {
         &self.event
     }
 
+    /// The memory that it takes, most of it the kernel's.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.page + self.data_len + self.scratch.capacity()
+    }
+
     /// Hands over all records that are there, oldest first.
     pub(crate) fn drain(&mut self, mut record: impl FnMut(Record<'_>)) {
         let head = self.head().load(Ordering::Acquire);

@@ -166,6 +166,11 @@ impl PerfSampler {
         self.layout
     }
 
+    /// The memory of all rings.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.rings.values().map(Ring::memory_bytes).sum()
+    }
+
     /// Begins to sample.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(crate) struct Recorder {
     pub(crate) shared: Arc<Shared>,
     pub(crate) intake: Option<Intake>,
     pub(crate) counters: Option<Counters>,
+    /// The most memory that the sampler and what takes its samples held.
+    pub(crate) most_bytes: usize,
 }
 
 impl Recorder {
@@ -61,7 +63,12 @@ impl Recorder {
         sampler.disable();
         self.drain(&poller, &mut sampler, None);
         self.finish(&sampler, target_ended, &mut notes);
-        Ok(SessionSummary { notes, ..SessionSummary::default() })
+        Ok(SessionSummary {
+            notes,
+            own_memory_bytes: self.most_bytes as u64,
+            own_cpu_ns_elsewhere: sampler.spent_on_target_ns(),
+            ..SessionSummary::default()
+        })
     }
 
     fn poller(&self) -> Result<Poller, BackendError> {
@@ -149,6 +156,8 @@ impl Recorder {
     fn drain(&mut self, poller: &Poller, sampler: &mut Sampler, tokens: Option<&[u32]>) {
         let Some(intake) = &mut self.intake else { return };
         sampler.drain(&self.process, poller, tokens, |record| intake.take(record));
+        let held = sampler.memory_bytes() + intake.memory_bytes();
+        self.most_bytes = self.most_bytes.max(held);
         for thread in intake.newly_excluded() {
             sampler.exclude(thread, poller);
         }

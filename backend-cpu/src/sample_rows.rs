@@ -68,6 +68,20 @@ impl SampleRows {
         self.closed
     }
 
+    /// The memory that it holds: the stacks that are known, and the group that gathers.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        const STACK_BYTES: usize = 2 * size_of::<Box<[u64]>>() + size_of::<StackId>();
+        let group = &self.group;
+        self.stacks.capacity() * STACK_BYTES
+            + self.stack_frames * size_of::<u64>()
+            + self.named.capacity() * 2 * size_of::<u32>()
+            + group.threads.capacity() * size_of::<ThreadDef>()
+            + group.thread_heap.capacity()
+            + group.stacks.capacity() * size_of::<StackDef>()
+            + 2 * group.stack_heap.capacity()
+            + group.samples.capacity() * size_of::<Sample>()
+    }
+
     /// Whether the thread's name has been given.
     pub(crate) fn is_named(&self, thread: u32) -> bool {
         self.named.contains(&thread)

@@ -92,6 +92,24 @@ impl Sampler {
         }
     }
 
+    /// The memory that samples on their way take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Perf(sampler) => sampler.memory_bytes(),
+            Self::Signal(sampler) => sampler.memory_bytes(),
+            Self::None => 0,
+        }
+    }
+
+    /// Processor time that sampling took on the application's threads, as far as it is ours and
+    /// not the kernel's.
+    pub(crate) fn spent_on_target_ns(&self) -> u64 {
+        match self {
+            Self::Signal(sampler) => sampler.spent_ns(),
+            Self::Perf(_) | Self::None => 0,
+        }
+    }
+
     /// Begins to sample.
     ///
     /// # Errors

@@ -78,8 +78,16 @@ impl CpuSession {
             intake = Some(Intake::new(Arc::clone(&process), Arc::clone(&clock), rows));
         }
         let drain = Duration::from_millis(config.drain_ms);
-        let recorder =
-            Recorder { plan, process, sink, clock, shared: Arc::clone(&shared), intake, counters };
+        let recorder = Recorder {
+            plan,
+            process,
+            sink,
+            clock,
+            shared: Arc::clone(&shared),
+            intake,
+            counters,
+            most_bytes: 0,
+        };
         let state = State::Open(Box::new(recorder));
         Ok(Self { state, shared, drain, owner: std::process::id() })
     }

@@ -47,6 +47,8 @@ pub(crate) struct Pool {
     cursor: AtomicUsize,
     waiting: AtomicUsize,
     dropped: AtomicU64,
+    /// What handlers of this session have taken of the application's threads.
+    spent_ns: AtomicU64,
     active: AtomicBool,
     /// Whether handlers may ask the kernel to copy the stack.
     kernel_copies: AtomicBool,
@@ -113,6 +115,7 @@ impl Pool {
             let pool = unsafe { &*pool };
             if !pool.taken.swap(true, Ordering::AcqRel) {
                 pool.dropped.store(0, Ordering::Relaxed);
+                pool.spent_ns.store(0, Ordering::Relaxed);
                 return Ok(Some(pool));
             }
         }
@@ -146,6 +149,17 @@ impl Pool {
     /// Samples dropped for want of a slot, since the last call.
     pub(crate) fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
+    }
+
+    /// Processor time that handlers have taken of the application's threads; what the kernel takes
+    /// to call them is not in it.
+    pub(crate) fn spent_ns(&self) -> u64 {
+        self.spent_ns.load(Ordering::Relaxed)
+    }
+
+    /// The memory of the slots.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.slots.len() * size_of::<Slot>()
     }
 
     /// Hands over all full slots.
@@ -197,6 +211,7 @@ impl Pool {
             cursor: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            spent_ns: AtomicU64::new(0),
             active: AtomicBool::new(false),
             kernel_copies: AtomicBool::new(false),
             taken: AtomicBool::new(false),
@@ -366,7 +381,10 @@ fn record_timer(info: *mut libc::siginfo_t, context: *mut c_void) -> bool {
         let pool = unsafe { &*pool };
         // SAFETY: with SA_SIGINFO the third argument is the interrupted context.
         let registers = registers(unsafe { &*context.cast::<libc::ucontext_t>() });
+        let begin = thread_cpu_ns();
         pool.record(registers, info.overruns.max(0) as u32);
+        let spent_ns = thread_cpu_ns().saturating_sub(begin);
+        pool.spent_ns.fetch_add(spent_ns, Ordering::Relaxed);
         return true;
     }
     false
@@ -456,9 +474,18 @@ fn copy_by_kernel(sp: usize, to: &mut [u8; STACK_BYTES]) -> usize {
 }
 
 fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// The processor time of the calling thread.
+fn thread_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid `timespec` to write to; the call may be made in a handler.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

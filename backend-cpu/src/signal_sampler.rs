@@ -65,6 +65,16 @@ impl SignalSampler {
         })
     }
 
+    /// The memory of the samples that wait.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.pool.memory_bytes()
+    }
+
+    /// Processor time that handlers have taken of the application's threads.
+    pub(crate) fn spent_ns(&self) -> u64 {
+        self.pool.spent_ns()
+    }
+
     /// Begins to sample all threads but the profiler's.
     pub(crate) fn enable(&mut self, process: &Process, clock: &dyn ClockSource) {
         // A handler of an earlier session may have come late.

@@ -42,7 +42,10 @@ fn case_busy_function() {
     let used = thread_cpu() - before;
     session.flush().unwrap();
     wait_for("the flushed samples", || sink.sample_count() > 20);
-    session.stop(DRAIN).unwrap();
+    let summary = session.stop(DRAIN).unwrap();
+    let (spent, held) = (summary.own_cpu_ns_elsewhere, summary.own_memory_bytes);
+    assert!(spent > 0 && u128::from(spent) < used.as_nanos() / 10, "{spent} ns in handlers");
+    assert!(held > 4 << 20, "{held} bytes, the handlers' slots among them");
     let written = sink.written();
     assert_eq!(written.facts["cpu.sampler"], "signal_timer");
     assert_eq!(written.facts["cpu.sampler.reason"], "it was asked for");

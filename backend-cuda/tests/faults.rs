@@ -221,6 +221,8 @@ fn kinds_that_nobody_knows_are_told_and_harm_nothing() {
     }
     let summary = session.stop(DRAIN).expect("stops");
     assert_eq!(sink.rows(Kernel::KIND), 40);
+    assert!(summary.own_memory_bytes >= 8 << 20, "{}", summary.own_memory_bytes);
+    assert!(summary.own_cpu_ns_elsewhere > 0, "callbacks ran");
     assert_eq!(summary.notes.iter().filter(|n| n.contains("not understood")).count(), 4);
 }
 

@@ -148,6 +148,12 @@ pub struct SessionSummary {
     pub driver: Option<DriverState>,
     /// What a person should know (a fallback that was taken, a limit that was reached).
     pub notes: Vec<String>,
+    /// The most memory that the session held: what it mapped and allocated, itself or for the
+    /// driver, and what the kernel locked for it.
+    pub own_memory_bytes: u64,
+    /// Processor time that the session's own code took on the application's threads (signal
+    /// handlers, callbacks of the driver), in nanoseconds.
+    pub own_cpu_ns_elsewhere: u64,
 }
 
 /// What a driver keeps of a capture after its stop.

@@ -359,11 +359,13 @@ pub struct WorkerResult {
     pub spool_closed: bool,
     /// The greatest error bound of the session's clock tuples.
     pub clock_error_ns: u64,
-    /// Processor time of the agent's own threads in this session, without what sampling signals
-    /// cost the application's threads.
+    /// Processor time of the profiler in this session, from the arm on: its own threads, its signal
+    /// handlers and the driver's callbacks as they were measured, and 100 ns for each span, marker
+    /// and step. What the kernel takes to deliver signals and to copy stacks is not in it.
     pub own_cpu_ns: u64,
-    /// The most memory that rows waiting for the spool and the application's spans took; buffers
-    /// of backends and of the spool's writer come on top.
+    /// The most memory that the profiler held: the sum of the peaks of its parts (the spool's
+    /// writer and its queue, spans, each backend with its driver's buffers and the kernel's rings,
+    /// threads), which bounds their peak together from above.
     pub own_memory_bytes: u64,
     /// Whether the device was used, where the backend can tell.
     pub device_used: Option<bool>,

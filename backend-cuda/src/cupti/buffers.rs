@@ -64,6 +64,10 @@ pub(crate) struct Pool {
     total: AtomicUsize,
     /// Buffers that may exist.
     limit: AtomicUsize,
+    /// The most buffers that there were in this capture.
+    most: AtomicUsize,
+    /// What the callbacks of this capture took of the threads that called CUDA, in nanoseconds.
+    spent_ns: AtomicU64,
     /// Buffers that CUPTI holds.
     lent: AtomicUsize,
     /// Requests that had to map memory on an application's thread.
@@ -84,6 +88,8 @@ pub(crate) fn pool() -> &'static Pool {
         discard: ArrayQueue::new(DISCARD_BUFFERS),
         completed: ArrayQueue::new(MOST_BUFFERS + DISCARD_BUFFERS),
         total: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+        spent_ns: AtomicU64::new(0),
         limit: AtomicUsize::new(0),
         lent: AtomicUsize::new(0),
         stalls: AtomicU64::new(0),
@@ -100,6 +106,8 @@ impl Pool {
         let limit = (max_bytes as usize / BUFFER_BYTES).clamp(READY_BUFFERS, MOST_BUFFERS);
         self.limit.store(limit, Ordering::Relaxed);
         self.stalls.store(0, Ordering::Relaxed);
+        self.spent_ns.store(0, Ordering::Relaxed);
+        self.most.store(self.total.load(Ordering::Relaxed), Ordering::Relaxed);
         self.uncounted_bytes.store(0, Ordering::Relaxed);
         while self.total.load(Ordering::Relaxed) < READY_BUFFERS && self.grow() {}
         // The shared discard buffer is mapped here, not on an application's thread.
@@ -136,13 +144,29 @@ impl Pool {
 
     fn grow(&self) -> bool {
         let Some(buffer) = map(BUFFER_BYTES, true) else { return false };
-        self.total.fetch_add(1, Ordering::Relaxed);
+        self.count_new();
         if self.free.push(buffer).is_err() {
             self.total.fetch_sub(1, Ordering::Relaxed);
             unmap(buffer, BUFFER_BYTES);
             return false;
         }
         true
+    }
+
+    fn count_new(&self) {
+        let before = self.total.fetch_add(1, Ordering::Relaxed);
+        self.most.fetch_max(before + 1, Ordering::Relaxed);
+    }
+
+    /// The most memory that this capture's buffers took.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        let buffers = self.most.load(Ordering::Relaxed) * BUFFER_BYTES;
+        (buffers + (DISCARD_BUFFERS + 1) * DISCARD_BYTES) as u64
+    }
+
+    /// What this capture's callbacks took of the threads that called CUDA.
+    pub(crate) fn spent_ns(&self) -> u64 {
+        self.spent_ns.load(Ordering::Relaxed)
     }
 
     /// The next buffer that CUPTI gave back.
@@ -195,7 +219,7 @@ impl Pool {
             && self.total.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed)
             && let Some(buffer) = map(BUFFER_BYTES, false)
         {
-            self.total.fetch_add(1, Ordering::Relaxed);
+            self.count_new();
             self.stalls.fetch_add(1, Ordering::Relaxed);
             return Some((buffer, BUFFER_BYTES));
         }
@@ -249,6 +273,24 @@ fn unmap(buffer: Buffer, bytes: usize) {
     unsafe { munmap(buffer.0.as_ptr().cast(), bytes) }.ok();
 }
 
+/// Counts the time of a callback.
+struct Spent {
+    begin: std::time::Instant,
+}
+
+impl Spent {
+    fn begin() -> Self {
+        Self { begin: std::time::Instant::now() }
+    }
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        let ns = u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        pool().spent_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
 /// CUPTI wants a buffer.
 ///
 /// <https://docs.nvidia.com/cupti/api/group__CUPTI__ACTIVITY__API.html>
@@ -257,6 +299,7 @@ pub(crate) extern "C" fn buffer_requested(
     size: *mut usize,
     max_records: *mut usize,
 ) {
+    let _spent = Spent::begin();
     let (address, bytes) = match pool().lend() {
         Some((lent, bytes)) => (lent.0.as_ptr(), bytes),
         None => (std::ptr::null_mut(), 0),
@@ -278,5 +321,6 @@ pub(crate) extern "C" fn buffer_completed(
     valid: usize,
 ) {
     let Some(buffer) = NonNull::new(buffer) else { return };
+    let _spent = Spent::begin();
     pool().take_back(Buffer(buffer), size, valid);
 }

@@ -293,6 +293,8 @@ impl Capture {
         if pool().stalls() > 0 {
             notes.push(format!("{} buffers were mapped on application threads", pool().stalls()));
         }
+        let own_memory_bytes = pool().most_bytes();
+        let own_cpu_ns_elsewhere = pool().spent_ns();
         pool().disarm();
         match first_error {
             Some(error) => Err(error),
@@ -300,6 +302,8 @@ impl Capture {
                 device_used: Some(self.shared.device_rows.load(Ordering::Relaxed) > 0),
                 driver: Some(DriverState::Residue),
                 notes,
+                own_memory_bytes,
+                own_cpu_ns_elsewhere,
             }),
         }
     }

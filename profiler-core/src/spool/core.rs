@@ -22,6 +22,8 @@ use crate::spool::{SpoolHeader, SpoolOptions};
 const GATHERED_BYTES: usize = 8 << 20;
 /// A stream whose blocks are smaller gives their memory back.
 const IDLE_BYTES: usize = 64 << 10;
+/// What a stream takes in the writer's list and in that of the producers.
+const STREAM_BYTES: usize = 2 * (size_of::<StreamInfo>() + 32);
 /// Segments that the footer lists; longer files are walked.
 const MAX_FOOTER_SEGMENTS: usize = 1024;
 
@@ -42,6 +44,7 @@ pub(super) struct Core {
     sequence: u64,
     rows: BTreeMap<RecordKind, u64>,
     taken_bytes: u64,
+    most_bytes: usize,
     end: Option<SpoolEnd>,
     has_footer: bool,
 }
@@ -83,6 +86,7 @@ impl Core {
             sequence: 0,
             rows: BTreeMap::new(),
             taken_bytes: 0,
+            most_bytes: 0,
             end: None,
             has_footer: false,
         };
@@ -140,6 +144,17 @@ impl Core {
         }
         self.shared.recycle(buffer);
         true
+    }
+
+    /// Looks at the memory held now; called when it is at its most.
+    pub(super) fn look_at_memory(&mut self) {
+        let gathered: usize = self.gathered.values().map(Gathered::memory_bytes).sum();
+        let held = gathered
+            + self.kept.memory_bytes()
+            + self.packer.memory_bytes()
+            + self.segments.capacity() * size_of::<u64>()
+            + self.streams.len() * STREAM_BYTES;
+        self.most_bytes = self.most_bytes.max(held);
     }
 
     /// Bytes of rows that were taken since the beginning.
@@ -479,6 +494,7 @@ impl Core {
         progress.bytes = self.output.position();
         progress.lost = lost;
         progress.queued_bytes = self.shared.queued_bytes() as u64;
+        progress.memory_bytes = (self.most_bytes + self.shared.most_bytes()) as u64;
         progress.end.clone_from(&self.end);
         progress.crc32 = self.output.crc32();
         progress.has_footer = self.has_footer;

@@ -22,6 +22,11 @@ struct Packed {
 }
 
 impl Encoder {
+    /// The memory that it keeps.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.numbers.capacity() * size_of::<u64>()
+    }
+
     /// Writes the unpacked payload of `rows` to `out`, which is cleared before.
     ///
     /// `dense` says that the heap references follow each other without gaps and cover the heap.

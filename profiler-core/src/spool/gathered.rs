@@ -36,6 +36,12 @@ impl Gathered {
         }
     }
 
+    /// The memory that it holds.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let columns = self.columns.capacity() * size_of::<Column>();
+        size_of::<Self>() + columns + self.rows.capacity() + self.heap.capacity()
+    }
+
     pub(super) fn count(&self) -> usize {
         self.rows.len() / self.stride
     }

@@ -68,6 +68,11 @@ impl Kept {
         self.complete
     }
 
+    /// The memory that it holds.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Sees rows that are being written into `segment`.
     pub(super) fn note(
         &mut self,

@@ -23,6 +23,12 @@ impl Packer {
         }
     }
 
+    /// The memory that it holds.
+    pub(super) fn memory_bytes(&mut self) -> usize {
+        let zstd = self.compressor.as_mut().map_or(0, |zstd| zstd.context_mut().sizeof());
+        self.encoder.memory_bytes() + self.raw.capacity() + self.block.capacity() + zstd
+    }
+
     pub(super) fn pack_rows(&mut self, gathered: &Gathered, flags: u16) -> BlockHeader {
         self.encoder.encode(
             &gathered.rows,

@@ -134,6 +134,9 @@ pub struct SpoolProgress {
     pub lost: LossCounts,
     /// Bytes that producers gave and that the writer has not taken yet.
     pub queued_bytes: u64,
+    /// The most memory that the writer has held so far: the queue, the blocks that fill, what
+    /// later segments repeat, the packer.
+    pub memory_bytes: u64,
     /// Why it takes no more, `None` = it goes on.
     pub end: Option<SpoolEnd>,
     /// CRC-32 of the whole file so far.

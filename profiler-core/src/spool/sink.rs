@@ -42,6 +42,9 @@ pub(super) struct Shared {
     queue: ArrayQueue<Vec<u8>>,
     free: [ArrayQueue<Vec<u8>>; BUFFER_CLASSES.len()],
     queued_bytes: AtomicUsize,
+    /// Bytes of all buffers that exist: waiting, being read, kept for reuse.
+    allocated_bytes: AtomicUsize,
+    most_allocated_bytes: AtomicUsize,
     queue_bytes: usize,
     /// Producers that are inside `emit`.
     active: AtomicUsize,
@@ -102,6 +105,8 @@ impl Shared {
             queue: ArrayQueue::new(QUEUE_GROUPS),
             free: BUFFER_CLASSES.map(|class| ArrayQueue::new(kept(class))),
             queued_bytes: AtomicUsize::new(0),
+            allocated_bytes: AtomicUsize::new(0),
+            most_allocated_bytes: AtomicUsize::new(0),
             queue_bytes,
             active: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -162,10 +167,24 @@ impl Shared {
         let capacity = buffer.capacity();
         self.queued_bytes.fetch_sub(capacity, Ordering::AcqRel);
         buffer.clear();
-        if let Some(class) = BUFFER_CLASSES.iter().position(|&class| class == capacity) {
-            // A full pool drops the buffer.
-            drop(self.free[class].push(buffer));
+        let class = BUFFER_CLASSES.iter().position(|&class| class == capacity);
+        let is_kept = class.is_some_and(|class| self.free[class].push(buffer).is_ok());
+        if !is_kept {
+            self.allocated_bytes.fetch_sub(capacity, Ordering::Relaxed);
         }
+    }
+
+    /// The most memory that the queue and its buffers took.
+    pub(super) fn most_bytes(&self) -> usize {
+        let tables = QUEUE_GROUPS * size_of::<Vec<u8>>() * 2;
+        self.most_allocated_bytes.load(Ordering::Relaxed) + tables
+    }
+
+    fn allocate(&self, capacity: usize) -> Vec<u8> {
+        let buffer = Vec::with_capacity(capacity);
+        let before = self.allocated_bytes.fetch_add(buffer.capacity(), Ordering::Relaxed);
+        self.most_allocated_bytes.fetch_max(before + buffer.capacity(), Ordering::Relaxed);
+        buffer
     }
 
     /// Refuses everything from now on.
@@ -292,7 +311,7 @@ impl Shared {
         }
         let mut buffer = class
             .and_then(|class| self.free[class].pop())
-            .unwrap_or_else(|| Vec::with_capacity(capacity));
+            .unwrap_or_else(|| self.allocate(capacity));
         // The allocator may give more than was asked for; the account goes by what is held.
         let extra = buffer.capacity() - capacity;
         self.queued_bytes.fetch_add(extra, Ordering::AcqRel);

@@ -285,6 +285,7 @@ impl Writer {
             self.core.take_news();
             let more = self.take_groups();
             self.drain_sources();
+            self.core.look_at_memory();
             if stopping && !more {
                 break;
             }

@@ -32,7 +32,7 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    if let Some(code) = profiler_tests::figures::helper::run_if_asked()? {
+    if let Some(code) = profiler_tests::figures::role::play_if_asked()? {
         return Ok(code);
     }
     let args = Args::parse();

@@ -1,5 +1,6 @@
 //! The agent: idle cost, spans, windows of many workers. Printed in the group `cpu`.
 
+mod demo_load;
 mod many;
 mod spans;
 
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use profiler_agent::Agent;
 
-use super::helper::{Helper, VARIABLE};
 use super::measure::{ThreadUsage, threads_of};
+use super::role::{Role, VARIABLE};
 use super::{Bound, Context, FigureEntry, Measured};
 
 /// The figures.
@@ -40,7 +41,7 @@ pub fn figures() -> Vec<FigureEntry> {
 
 /// Processes of these figures' own.
 #[must_use]
-pub fn helpers() -> Vec<Helper> {
+pub fn roles() -> Vec<Role> {
     vec![("agent-idle", be_idle), ("agent-worker", many::be_worker)]
 }
 
@@ -49,7 +50,7 @@ const WATCHED: Duration = Duration::from_secs(10);
 
 const SOCKET_DIR: &str = "OMNIPROF_FIGURES_SOCKET_DIR";
 
-/// A helper's process, told to end by the end of its standard input.
+/// A process's process, told to end by the end of its standard input.
 struct Helping {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -61,13 +62,13 @@ impl Helping {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("the helper does not start")?;
+            .context("the process does not start")?;
         let stdin = child.stdin.take();
         let mut helping = Self { child, stdin };
-        let stdout = helping.child.stdout.take().context("the helper has no output")?;
+        let stdout = helping.child.stdout.take().context("the process has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        anyhow::ensure!(line.trim() == "ready", "the helper said {line:?}");
+        anyhow::ensure!(line.trim() == "ready", "the process said {line:?}");
         Ok(helping)
     }
 }
@@ -88,7 +89,7 @@ impl Drop for Helping {
     }
 }
 
-/// Says that the helper is ready, and waits for the end of its input.
+/// Says that the process is ready, and waits for the end of its input.
 fn ready_until_told(agent: &Agent) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
     writeln!(std::io::stdout(), "ready")?;
@@ -114,7 +115,7 @@ fn idle_agent(context: &Context) -> anyhow::Result<(Helping, Vec<ThreadUsage>)> 
     Ok((helping, threads))
 }
 
-/// All threads but the first: the helper starts none itself.
+/// All threads but the first: the process starts none itself.
 fn own_threads(helping: &Helping) -> anyhow::Result<Vec<ThreadUsage>> {
     let mut threads = threads_of(helping.child.id())?;
     threads.retain(|thread| thread.tid != helping.child.id());

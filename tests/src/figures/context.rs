@@ -53,7 +53,7 @@ impl Context {
         Ok(path)
     }
 
-    /// This program, for figures that need processes of their own: see [`crate::figures::helper`].
+    /// This program, for figures that need processes of their own: see [`crate::figures::role`].
     ///
     /// # Errors
     ///

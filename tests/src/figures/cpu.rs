@@ -20,9 +20,9 @@ use profiler_core::record::{Counter, Fact, Sample, StringDef};
 use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolReader, SpoolWriter};
 use serde::{Deserialize, Serialize};
 
-use super::helper::{Helper, VARIABLE};
 use super::measure::{ThreadUsage, threads_of};
 use super::ratio::LONG_PAIRS;
+use super::role::{Role, VARIABLE};
 use super::{Bound, Context, FigureEntry, Measured, measure_ratio, run_child};
 
 /// The figures.
@@ -63,8 +63,8 @@ pub fn figures() -> Vec<FigureEntry> {
 
 /// Processes of these figures' own.
 #[must_use]
-pub fn helpers() -> Vec<Helper> {
-    vec![(HELPER, work)]
+pub fn roles() -> Vec<Role> {
+    vec![(ROLE, work)]
 }
 
 /// The processor time of the profiler's threads between two looks at a process, as a share of what
@@ -83,15 +83,15 @@ pub fn profiler_share(before: &[ThreadUsage], after: &[ThreadUsage]) -> Option<f
     (!others.is_zero()).then(|| profiler.as_secs_f64() / others.as_secs_f64())
 }
 
-const HELPER: &str = "cpu-sampling-work";
+const ROLE: &str = "cpu-sampling-work";
 
-/// Selects the sampler of a helper; `none` = it does not record itself.
+/// Selects the sampler of a process; `none` = it does not record itself.
 const SAMPLER: &str = "OMNIPROF_FIGURES_SAMPLER";
 
-/// The folder of a helper's spool.
+/// The folder of a process's spool.
 const FOLDER: &str = "OMNIPROF_FIGURES_FOLDER";
 
-/// How much work a helper does: one to two seconds on a core of 2024.
+/// How much work a process does: one to two seconds on a core of 2024.
 const ROUNDS: u32 = 600;
 
 /// Processes at once.
@@ -100,7 +100,7 @@ const PROCESSES: usize = 2;
 /// Runs of the share.
 const RUNS: usize = 5;
 
-/// What a helper prints.
+/// What a process prints.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     /// Of all threads of the profiler.
@@ -211,12 +211,12 @@ fn recorded_cpu_ns(spool: &Path) -> anyhow::Result<f64> {
     used.filter(|ns| *ns > 0.0).with_context(|| format!("no `cpu time` in {}", spool.display()))
 }
 
-/// Runs the helpers at once and gathers what they print.
+/// Runs the processes at once and gathers what they print.
 fn run(context: &Context, sampler: &str) -> anyhow::Result<Vec<Report>> {
     let mut children: Vec<Child> = Vec::new();
     for _ in 0..PROCESSES {
         let mut command = Command::new(context.this_program()?);
-        command.env(VARIABLE, HELPER).env(SAMPLER, sampler);
+        command.env(VARIABLE, ROLE).env(SAMPLER, sampler);
         command.env(FOLDER, context.fresh_dir("cpu-sampling")?);
         children.push(command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?);
     }
@@ -233,7 +233,7 @@ fn run(context: &Context, sampler: &str) -> anyhow::Result<Vec<Report>> {
     Ok(reports)
 }
 
-/// The helper: works, and records itself if it shall.
+/// The process: works, and records itself if it shall.
 fn work() -> anyhow::Result<ExitCode> {
     let sampler = std::env::var(SAMPLER)?;
     let mut recording = None;

@@ -16,7 +16,7 @@ use profiler_worker::controller::StopRequest;
 use profiler_worker::manifest::{LineState, Manifest};
 use profiler_worker::start_request::StartRequest;
 
-use super::helper::{Helper, VARIABLE};
+use super::role::{Role, VARIABLE};
 use super::{Bound, Context, FigureEntry, Measured};
 
 const WORKERS: usize = 4;
@@ -30,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 const SOCKET_DIR: &str = "OMNIPROF_FIGURES_SOCKET_DIR";
 const RANK: &str = "OMNIPROF_FIGURES_RANK";
-const HELPER: &str = "stop-worker";
+const ROLE: &str = "stop-worker";
 
 /// The figures.
 #[must_use]
@@ -62,8 +62,8 @@ pub fn figures() -> Vec<FigureEntry> {
 
 /// Processes of these figures' own.
 #[must_use]
-pub fn helpers() -> Vec<Helper> {
-    vec![(HELPER, be_worker)]
+pub fn roles() -> Vec<Role> {
+    vec![(ROLE, be_worker)]
 }
 
 fn several(
@@ -155,7 +155,7 @@ struct Worker {
 impl Worker {
     fn start(context: &Context, dir: &Path, rank: usize) -> anyhow::Result<Self> {
         let mut child = Command::new(context.this_program()?)
-            .env(VARIABLE, HELPER)
+            .env(VARIABLE, ROLE)
             .env(SOCKET_DIR, dir)
             .env(RANK, rank.to_string())
             .stdin(Stdio::piped())

@@ -14,6 +14,7 @@ use profiler_core::schedule::{Machine, StepSource};
 use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriteError, SpoolWriter};
 
 use crate::core::Core;
+use crate::cost::OwnTime;
 use crate::door::OpenSession;
 use crate::fork::NotInherited;
 use crate::jit::{Listening, Named};
@@ -29,6 +30,7 @@ pub(crate) fn arm(
     arm: Arm,
     descriptor: Option<OwnedFd>,
 ) -> Result<(Arc<Session>, Armed), WorkerError> {
+    let mut own_time = OwnTime::begin();
     let machine = machine(core, &arm)?;
     let plan = Plan::of(core, &arm)?;
     let file = spool_file(&arm, descriptor)?;
@@ -74,7 +76,9 @@ pub(crate) fn arm(
         true => Some(SpanSession::begin(&writer, Arc::clone(&core.clock))),
         false => None,
     };
-    let session = Arc::new(Session::new(terms, machine, Arc::clone(&core.clock), writer));
+    own_time.armed();
+    let clock = Arc::clone(&core.clock);
+    let session = Arc::new(Session::new(terms, machine, clock, writer, own_time));
     *lock(&session.backends) = sessions;
     *lock(&session.not_inherited) = Some(not_inherited);
     *lock(&session.spans) = spans;

@@ -4,25 +4,53 @@ use std::path::Path;
 
 use profiler_core::thread::ended_cpu_ns;
 
+/// What a span, marker or step takes of the application's thread that makes it, in nanoseconds: the
+/// bound that the figure `agent/span_recorded` keeps. Measuring each would cost as much as it takes.
+const MARK_COST_NS: u64 = 100;
+
 /// Processor time of this process's own threads since a beginning, of those that live and those
-/// that ended.
-///
-/// What the handler of a sampling signal costs the application's threads is not in it.
-#[derive(Clone, Debug)]
+/// that ended, and of an application's thread on which a session was armed.
+#[derive(Debug)]
 pub(crate) struct OwnTime {
     before_ns: u64,
+    /// What the thread that arms had spent, where it is the application's.
+    arming_from_ns: Option<u64>,
+    armed_elsewhere_ns: u64,
 }
 
 impl OwnTime {
-    /// Begins to count.
+    /// Begins to count, on the thread that arms.
     pub(crate) fn begin() -> Self {
-        Self { before_ns: read() }
+        let is_ours = is_ours(Path::new("/proc/thread-self"));
+        Self {
+            before_ns: read(),
+            arming_from_ns: (!is_ours).then(thread_cpu_ns),
+            armed_elsewhere_ns: 0,
+        }
+    }
+
+    /// The thread that arms is done with it.
+    pub(crate) fn armed(&mut self) {
+        if let Some(begin) = self.arming_from_ns.take() {
+            self.armed_elsewhere_ns = thread_cpu_ns().saturating_sub(begin);
+        }
     }
 
     /// What was spent since the beginning.
     pub(crate) fn spent_ns(&self) -> u64 {
-        read().saturating_sub(self.before_ns)
+        read().saturating_sub(self.before_ns) + self.armed_elsewhere_ns
     }
+}
+
+/// What `count` spans, markers and steps took of the application's threads, at most.
+pub(crate) fn marks_ns(count: u64) -> u64 {
+    count.saturating_mul(MARK_COST_NS)
+}
+
+fn thread_cpu_ns() -> u64 {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000) + u64::try_from(spent.tv_nsec).unwrap_or(0)
 }
 
 /// What all threads of ours have spent in this process's life.

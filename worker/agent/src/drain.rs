@@ -7,7 +7,7 @@ use std::time::Duration;
 use profiler_core::backend::{BackendRole, DriverState, SessionSummary};
 use profiler_core::control::{WorkerError, WorkerResult};
 use profiler_core::record::{
-    Communication, Kernel, Memcpy, Memset, RecordKind, Row as _, Synchronization,
+    Communication, Kernel, Marker, Memcpy, Memset, RecordKind, Row as _, Span, Synchronization,
 };
 use profiler_core::spool::{SpoolProgress, SpoolTotals};
 
@@ -157,6 +157,11 @@ fn result(
             "the spool's writer did not finish in time: the file has no footer",
         ));
     }
+    let marks: u64 =
+        [Span::KIND, Marker::KIND].iter().filter_map(|kind| totals.rows.get(kind)).sum();
+    let elsewhere_ns: u64 =
+        summaries.iter().map(|stopped| stopped.summary.own_cpu_ns_elsewhere).sum();
+    let backend_bytes: u64 = summaries.iter().map(|stopped| stopped.summary.own_memory_bytes).sum();
     let stopped_by = machine.stopped_by().map(ToString::to_string).unwrap_or_default();
     WorkerResult {
         session: terms.session.clone(),
@@ -174,9 +179,13 @@ fn result(
         spool_bytes: totals.bytes,
         spool_closed: totals.has_footer,
         clock_error_ns: u64::from(clock_error_ns),
-        own_cpu_ns: session.own_time.spent_ns(),
-        own_memory_bytes: session.peak_queue_bytes.load(Ordering::Relaxed)
-            + crate::spans::pool_bytes(),
+        own_cpu_ns: session.own_time.spent_ns()
+            + elsewhere_ns
+            + crate::cost::marks_ns(marks + machine.steps()),
+        own_memory_bytes: backend_bytes
+            + totals.memory_bytes
+            + crate::spans::most_bytes()
+            + session.memory_bytes(),
         device_used,
         driver,
         notes,

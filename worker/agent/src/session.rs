@@ -42,6 +42,12 @@ const NS_PER_MS: u64 = 1_000_000;
 /// it, so that only a program that does nothing but step comes here.
 const STEP_QUEUE: usize = 4096;
 
+/// The threads of a session, a backend's among them.
+const SESSION_THREADS: usize = 4;
+
+/// What a thread touches of its stack and of the allocator's arena.
+const THREAD_BYTES: usize = 64 << 10;
+
 /// Edges that wait for a full sink, at most; words that a window goes on are dropped before.
 const MAX_WAITING_EDGES: usize = 65_536;
 
@@ -93,7 +99,6 @@ pub(crate) struct Session {
     pub(crate) spans: Mutex<Option<SpanSession>>,
     pub(crate) faults: Mutex<Faults>,
     pub(crate) own_time: OwnTime,
-    pub(crate) peak_queue_bytes: AtomicU64,
     pub(crate) hurry: AtomicBool,
     flusher: Flusher,
 }
@@ -157,6 +162,7 @@ impl Session {
         machine: Machine,
         clock: Arc<dyn ClockSource>,
         writer: SpoolWriter,
+        own_time: OwnTime,
     ) -> Self {
         let armed_at = clock.monotonic_ns();
         Self {
@@ -184,8 +190,7 @@ impl Session {
             backends: Mutex::default(),
             spans: Mutex::default(),
             faults: Mutex::default(),
-            own_time: OwnTime::begin(),
-            peak_queue_bytes: AtomicU64::new(0),
+            own_time,
             hurry: AtomicBool::new(false),
             flusher: Flusher::default(),
         }
@@ -260,6 +265,11 @@ impl Session {
         }
     }
 
+    /// The memory that it holds itself; its threads' stacks are counted by what they touch.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        (SESSION_THREADS * THREAD_BYTES + STEP_QUEUE * size_of::<Stamp>()) as u64
+    }
+
     /// One round of the session's thread: waits until there is something to do, and does it.
     pub(crate) fn round(&self) -> Next {
         let mut running = lock(&self.running);
@@ -330,7 +340,6 @@ impl Session {
             return Some(("orphan".to_owned(), now));
         }
         let progress = self.progress();
-        self.peak_queue_bytes.fetch_max(progress.queued_bytes, Ordering::Relaxed);
         let end = progress.end?;
         if !matches!(end, SpoolEnd::ByteLimit { .. }) {
             lock(&self.faults).fail(WorkerError::new(end.code(), end.to_string()));

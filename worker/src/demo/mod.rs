@@ -92,6 +92,9 @@ const MOST_WAITING: usize = 16;
 /// How long the next result may take. A debug build on a busy machine needs a while.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How often `--serve --json` says how many requests are done.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
 /// Runs the demo.
 ///
 /// # Errors
@@ -165,7 +168,8 @@ fn warm_up(pipeline: &mut Pipeline, interrupt: &Interrupt) -> anyhow::Result<()>
 fn work(pipeline: &mut Pipeline, args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     if let Some(duration_ms) = args.duration_ms {
         let bar = report::spinner(args, "requests run");
-        keep_busy(pipeline, Instant::now() + Duration::from_millis(duration_ms), interrupt)?;
+        let until = Instant::now() + Duration::from_millis(duration_ms);
+        keep_busy(pipeline, &mut 0, until, interrupt)?;
         bar.finish_and_clear();
         return drain(pipeline, interrupt, &ProgressBar::hidden());
     }
@@ -202,17 +206,23 @@ fn finish_one(
     Ok(())
 }
 
-/// Gives the pipeline requests until an instant; every fourth is a batch.
-fn keep_busy(pipeline: &mut Pipeline, until: Instant, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let mut count = 0_u64;
+/// Gives the pipeline requests until an instant; every fourth of all `submitted` is a batch. Says
+/// how many were done.
+fn keep_busy(
+    pipeline: &mut Pipeline,
+    submitted: &mut u64,
+    until: Instant,
+    interrupt: &Interrupt,
+) -> anyhow::Result<u64> {
+    let mut done = 0;
     while Instant::now() < until {
         while pipeline.open_requests() < MOST_OPEN {
-            count += 1;
-            pipeline.submit(if count % 4 == 2 { 4 } else { 1 })?;
+            *submitted += 1;
+            pipeline.submit(if *submitted % 4 == 2 { 4 } else { 1 })?;
         }
-        pipeline.next_done(until, interrupt)?;
+        done += u64::from(pipeline.next_done(until, interrupt)?.is_some());
     }
-    Ok(())
+    Ok(done)
 }
 
 /// Keeps the pipeline busy until the user ends it.
@@ -223,10 +233,14 @@ fn serve(
     interrupt: &Interrupt,
 ) -> anyhow::Result<ExitCode> {
     report::print_curl_lines(args, service)?;
+    let (mut submitted, mut done) = (0, 0);
     loop {
-        match keep_busy(pipeline, Instant::now() + Duration::from_secs(3600), interrupt) {
+        match keep_busy(pipeline, &mut submitted, Instant::now() + TELL_EVERY, interrupt) {
             Err(error) if error.is::<Interrupted>() => return Ok(ExitCode::SUCCESS),
-            other => other?,
+            other => done += other?,
+        }
+        if args.json {
+            report::print_requests_done(done)?;
         }
     }
 }

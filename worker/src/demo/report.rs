@@ -100,6 +100,11 @@ pub(super) fn print(
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Says how far a pipeline that goes on is, for programs.
+pub(super) fn print_requests_done(done: u64) -> anyhow::Result<()> {
+    say(&format!("{}\n", serde_json::json!({ "requests_done": done })))
+}
+
 /// Says how to profile a pipeline that goes on.
 pub(super) fn print_curl_lines(args: &DemoArgs, service: &Service) -> anyhow::Result<()> {
     let url = service.url();

@@ -1,6 +1,7 @@
-//! Windows of sixteen workers on one machine, idle and at work.
+//! Windows of sixteen workers on one machine, idle and beside the demo's pipeline at work.
 //!
-//! The workers are processes with the real agent. What is judged is read from their spools: when
+//! The workers are processes with the real agent; the load is `omniprof demo --serve`, which must
+//! have done requests before, within and after the windows. What is judged is read from their spools: when
 //! each was armed, where its window begins, and when each saw one and the same event (the end of a
 //! pipe that all of them read), which it marks. How far those markers lie apart is how well the
 //! traces of several processes can be compared; the machine's own waking of sixteen processes is
@@ -22,13 +23,13 @@ use profiler_worker::controller::StopRequest;
 use profiler_worker::manifest::Manifest;
 use profiler_worker::start_request::StartRequest;
 
-use super::super::helper::VARIABLE;
+use super::super::role::VARIABLE;
 use super::super::{Bound, Context, FigureEntry, Measured};
 use super::SOCKET_DIR;
+use super::demo_load::DemoLoad;
 
 const WORKERS: u32 = 16;
 const RANK: &str = "OMNIPROF_FIGURES_RANK";
-const LOADED: &str = "OMNIPROF_FIGURES_LOADED";
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What each worker marks.
 const SIGNAL: &str = "common signal";
@@ -86,6 +87,8 @@ pub(super) fn figures() -> Vec<FigureEntry> {
 /// What the spools of all workers say, in ns of CLOCK_MONOTONIC.
 struct Seen {
     clock_error: u64,
+    /// Requests that the demo did within the windows, where it ran.
+    requests: Option<u64>,
     /// Of each worker: armed, begin of the window, marker.
     workers: Vec<(u64, u64, u64)>,
 }
@@ -100,22 +103,37 @@ impl Seen {
         let dir = controller.socket_dir().context("the controller does not listen")?;
         let (signal, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let _workers = (0..WORKERS)
-            .map(|rank| Worker::start(context, &dir, rank, loaded, &signal))
+            .map(|rank| Worker::start(context, &dir, rank, &signal))
             .collect::<Result<Vec<_>, _>>()?;
         let count = WORKERS as usize;
         anyhow::ensure!(controller.wait_for_workers(count, DEADLINE), "the workers do not join");
+        let mut load = loaded.then(|| DemoLoad::start(context)).transpose()?;
+        if let Some(load) = &mut load {
+            load.wait_for_more(1)?;
+        }
         controller.start(&StartRequest::default())?;
+        let done_before = load.as_ref().map(DemoLoad::requests_done);
         std::thread::sleep(Duration::from_millis(500));
         drop(end);
-        // Long enough for the last of them to be given a processor.
+        // Long enough for the last of them to be given a processor, and for the demo to work.
         std::thread::sleep(Duration::from_secs(2));
+        if let Some(load) = &mut load {
+            load.wait_for_more(1)?;
+        }
+        let done_within = load.as_ref().map(DemoLoad::requests_done);
         let wait_ms = u64::try_from(DEADLINE.as_millis())?;
         let manifest = controller.stop(&StopRequest { wait_ms, ..StopRequest::default() })?;
-        Self::read(&manifest)
+        if let Some(load) = &mut load {
+            load.wait_for_more(1)?;
+        }
+        let mut seen = Self::read(&manifest)?;
+        seen.requests = done_before.zip(done_within).map(|(before, within)| within - before);
+        Ok(seen)
     }
 
     fn read(manifest: &Manifest) -> anyhow::Result<Self> {
-        let mut seen = Self { clock_error: manifest.clock_error_ns, workers: Vec::new() };
+        let mut seen =
+            Self { clock_error: manifest.clock_error_ns, requests: None, workers: Vec::new() };
         for line in &manifest.workers {
             let spool = line.files.iter().find(|file| file.format == "spool");
             let spool = spool.with_context(|| format!("{} has no spool: {line:?}", line.name()))?;
@@ -128,14 +146,21 @@ impl Seen {
     }
 
     fn clock_error(&self) -> Measured {
-        Measured::noted(self.clock_error as f64 / 1e3, format!("{WORKERS} workers"))
+        self.noted(self.clock_error as f64 / 1e3, format!("{WORKERS} workers"))
     }
 
     fn armed_late(&self) -> Measured {
         let late = self.workers.iter().filter(|(armed, begin, _)| armed > begin).count();
         let least = self.workers.iter().map(|(armed, begin, _)| begin.saturating_sub(*armed)).min();
         let least_ms = least.unwrap_or(0) as f64 / 1e6;
-        Measured::noted(late as f64, format!("the last one {least_ms:.1} ms before"))
+        self.noted(late as f64, format!("the last one {least_ms:.1} ms before"))
+    }
+
+    fn noted(&self, value: f64, mut note: String) -> Measured {
+        if let Some(requests) = self.requests {
+            note.push_str(&format!("; the demo did {requests} requests meanwhile"));
+        }
+        Measured::noted(value, note)
     }
 
     fn spread(&self) -> Measured {
@@ -143,7 +168,7 @@ impl Seen {
         let spread = markers().max().unwrap_or(0) - markers().min().unwrap_or(0);
         let begins = || self.workers.iter().map(|(_, begin, _)| *begin);
         let skew = begins().max().unwrap_or(0) - begins().min().unwrap_or(0);
-        Measured::noted(spread as f64 / 1e3, format!("begins {skew} ns apart"))
+        self.noted(spread as f64 / 1e3, format!("begins {skew} ns apart"))
     }
 }
 
@@ -184,18 +209,9 @@ fn read_spool(path: &Path) -> anyhow::Result<(u64, u64, u64)> {
 struct Worker(Child);
 
 impl Worker {
-    fn start(
-        context: &Context,
-        dir: &Path,
-        rank: u32,
-        loaded: bool,
-        signal: &OwnedFd,
-    ) -> anyhow::Result<Self> {
+    fn start(context: &Context, dir: &Path, rank: u32, signal: &OwnedFd) -> anyhow::Result<Self> {
         let mut command = Command::new(context.this_program()?);
         command.env(VARIABLE, "agent-worker").env(SOCKET_DIR, dir).env(RANK, rank.to_string());
-        if loaded {
-            command.env(LOADED, "1");
-        }
         // All read the same pipe, so that its end wakes all.
         let child = command
             .stdin(Stdio::from(File::from(signal.try_clone()?)))
@@ -217,26 +233,8 @@ pub(super) fn be_worker() -> anyhow::Result<ExitCode> {
     let dir = std::env::var_os(SOCKET_DIR).context("no directory for the socket")?;
     let rank = std::env::var(RANK)?.parse()?;
     let agent = Agent::builder().stage(0).role("figure").rank(rank).socket_dir(dir).connect()?;
-    if std::env::var_os(LOADED).is_some() {
-        std::thread::Builder::new().name("load".to_owned()).spawn(work)?;
-    }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     agent.marker(SIGNAL).emit();
     std::thread::sleep(DEADLINE);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Computes for as long as the process lives, with a pause now and then as the demo's stages have.
-fn work() {
-    let mut numbers: Vec<f32> = (0..=u16::MAX).map(f32::from).collect();
-    loop {
-        let _span = profiler_agent::span("work").enter();
-        for _ in 0..200 {
-            for number in &mut numbers {
-                *number = number.mul_add(0.999, 1.0);
-            }
-        }
-        std::hint::black_box(&numbers);
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

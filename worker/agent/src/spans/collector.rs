@@ -54,11 +54,11 @@ pub(crate) struct SpanSession {
     is_stopping: Arc<AtomicBool>,
 }
 
-static POOL_BYTES: AtomicU64 = AtomicU64::new(0);
+static MOST_BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// The most memory that the recording of spans took.
-pub(crate) fn pool_bytes() -> u64 {
-    POOL_BYTES.load(Ordering::Relaxed)
+/// The most memory that the recording of spans took in the last session that recorded any.
+pub(crate) fn most_bytes() -> u64 {
+    MOST_BYTES.load(Ordering::Relaxed)
 }
 
 impl SpanSession {
@@ -66,6 +66,7 @@ impl SpanSession {
     pub(crate) fn begin(writer: &SpoolWriter, clock: Arc<dyn ClockSource>) -> Self {
         let (pool, collector) = chunks(MAX_POOL_BYTES);
         open::prepare_for_all_threads();
+        MOST_BYTES.store(0, Ordering::Relaxed);
         super::take_missed();
         let is_stopping = Arc::new(AtomicBool::new(false));
         let sink = writer.sink();
@@ -131,8 +132,8 @@ impl RowSource for Source {
         self.rows.flush(sink);
         self.count_dropped(sink);
         open::prepare();
-        let bytes = self.collector.bytes() as u64 + open::bytes();
-        POOL_BYTES.fetch_max(bytes, Ordering::Relaxed);
+        let bytes = self.collector.bytes() as u64 + open::bytes() + self.rows.bytes();
+        MOST_BYTES.fetch_max(bytes, Ordering::Relaxed);
     }
 }
 
@@ -192,6 +193,7 @@ impl Source {
 struct Rows {
     stream: StreamId,
     strings: HashMap<Box<[u8]>, StringId>,
+    known_bytes: usize,
     last_string: u32,
     threads: HashSet<u32>,
     string_defs: Vec<StringDef>,
@@ -219,6 +221,7 @@ impl Rows {
         Self {
             stream,
             strings: HashMap::new(),
+            known_bytes: 0,
             last_string: 0,
             threads: HashSet::new(),
             string_defs: Vec::new(),
@@ -230,6 +233,18 @@ impl Rows {
             markers: Vec::new(),
             marker_heap: Vec::new(),
         }
+    }
+
+    /// The memory of the texts that are known and of the group that gathers.
+    fn bytes(&self) -> u64 {
+        const STRING_BYTES: usize = size_of::<(Box<[u8]>, StringId)>() + 1;
+        let known = self.strings.capacity() * STRING_BYTES + self.known_bytes;
+        let rows = self.string_defs.capacity() * size_of::<StringDef>()
+            + self.thread_defs.capacity() * size_of::<ThreadDef>()
+            + self.spans.capacity() * size_of::<Span>()
+            + self.markers.capacity() * size_of::<Marker>();
+        let heaps = [&self.string_heap, &self.thread_heap, &self.span_heap, &self.marker_heap];
+        (known + rows + heaps.iter().map(|heap| heap.capacity()).sum::<usize>()) as u64
     }
 
     fn push_span(&mut self, sink: &dyn RecordSink, head: &SpanHead, thread: u32, text: &[u8]) {
@@ -308,14 +323,20 @@ impl Rows {
             return *id;
         }
         if self.strings.len() >= MAX_STRINGS {
-            self.strings.clear();
+            self.forget_strings();
         }
         self.last_string += 1;
         let id = StringId(self.last_string);
         let text_ref = HeapRef::push(&mut self.string_heap, text.as_bytes());
         self.string_defs.push(StringDef { text: text_ref, id, reserved: 0 });
+        self.known_bytes += text.len();
         self.strings.insert(text.as_bytes().into(), id);
         id
+    }
+
+    fn forget_strings(&mut self) {
+        self.strings.clear();
+        self.known_bytes = 0;
     }
 
     /// Names a thread when it is first seen.
@@ -349,7 +370,7 @@ impl Rows {
         }
         if sink.emit(&group) != Emit::Accepted {
             // The sink has counted the rows; the definitions must come again.
-            self.strings.clear();
+            self.forget_strings();
             self.threads.clear();
         }
         self.string_defs.clear();

@@ -31,7 +31,7 @@ use collector::{MARKER, MarkerHead, SPAN, SpanHead};
 use open::{SlotRef, SlotText};
 use text::{MAX_LABEL_BYTES, MAX_NAME_BYTES, Room as _};
 
-pub(crate) use collector::{SpanSession, pool_bytes};
+pub(crate) use collector::{SpanSession, most_bytes};
 #[cfg(feature = "tracing-layer")]
 pub use layer::TracingLayer;
 pub(crate) use open::thread_id;
