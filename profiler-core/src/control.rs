@@ -17,6 +17,7 @@ use crate::backend::{BackendId, BackendRole, DriverState, SessionConfig};
 use crate::clock::Instant;
 use crate::identity::WorkerIdentity;
 use crate::probe::ProbeReport;
+use crate::process_facts::ProcessFacts;
 use crate::schedule::{Limits, Schedule, StepSource};
 
 /// The version of these messages. A controller refuses an agent of another major version.
@@ -62,6 +63,14 @@ pub enum ToAgent {
 pub enum FromAgent {
     /// The first frame of a link.
     Hello(Box<Hello>),
+    /// The first and only frame of a link: the process cannot be a worker of this controller,
+    /// because an agent of another one, or of another copy of omniprof, is in it already.
+    Declined {
+        /// Which process. Its key is a passing one.
+        worker: Box<WorkerIdentity>,
+        /// Why not, and who was first.
+        error: WorkerError,
+    },
     /// The answer to a request.
     Reply {
         /// The request's number.
@@ -96,8 +105,12 @@ pub struct Hello {
     pub agent_version: String,
     /// Who it is.
     pub worker: WorkerIdentity,
-    /// How the agent got into the process (`embedded`, `device`, `preload`, `outside`).
+    /// How the agent got into the process: `embedded`, `cuda_injection`, `nvtx_injection`,
+    /// `preload`, `outside` ([`crate::inject_env`]).
     pub joined_by: String,
+    /// What the process looks like when it joins; older agents say nothing.
+    #[serde(default)]
+    pub facts: ProcessFacts,
     /// Where its steps come from.
     pub step_source: StepSource,
     /// Its backends and what they found.
@@ -260,6 +273,9 @@ pub struct Armed {
     pub degraded: Option<WorkerError>,
     /// Where its steps come from.
     pub step_source: StepSource,
+    /// What the process looks like now; older agents say nothing.
+    #[serde(default)]
+    pub facts: ProcessFacts,
     /// When it was ready.
     pub at: Instant,
 }

@@ -15,13 +15,17 @@ pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod control;
+pub mod descriptor;
 pub mod error;
 pub mod identity;
+pub mod inject_env;
 pub mod null;
 pub mod probe;
+pub mod process_facts;
 pub mod record;
 pub mod registry;
 pub mod schedule;
+pub mod secret;
 pub mod sink;
 pub mod socket_path;
 pub mod spool;

@@ -1,7 +1,7 @@
 //! The agent as a program sees it.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
@@ -10,14 +10,17 @@ use std::time::Duration;
 use profiler_core::clock::{ClockSource, SystemClock};
 use profiler_core::control::{AgentEvent, AgentRequest, Hello, Outcome, WorkerError};
 use profiler_core::identity::{IdentityError, WorkerIdentity};
+use profiler_core::inject_env::JOINED_BY_PROGRAM;
 use profiler_core::registry::BackendRegistry;
 use profiler_core::schedule::StepSource;
-use profiler_core::socket_path::{SocketEnvironment, SocketPath, SocketPathError};
+use profiler_core::socket_path::{SocketPath, SocketPathError};
 use profiler_core::thread::spawn_blocked;
 
 use crate::client::{Client, Meeting};
-use crate::core::Core;
+use crate::core::{Core, Place};
 use crate::door::Backends;
+use crate::entrance::{Entrance, LINK_THREAD};
+use crate::environment::Environment;
 use crate::link::Connection;
 use crate::session::lock;
 use crate::spans::{MarkerBuilder, SpanBuilder};
@@ -35,7 +38,7 @@ static CURRENT: Mutex<Weak<Inner>> = Mutex::new(Weak::new());
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// Another agent is in the process.
+    /// Another agent of this copy of the library is in the process.
     #[error("an agent is in this process already: use `Agent::current()`")]
     AlreadyEntered,
     /// Another copy of this library brought an agent into the process.
@@ -91,7 +94,7 @@ impl AgentBuilder {
             replica: None,
             rank: None,
             step_source: StepSource::Api,
-            joined_by: "embedded".to_owned(),
+            joined_by: JOINED_BY_PROGRAM.to_owned(),
             target_pid: None,
             root: None,
             socket_dir: None,
@@ -100,7 +103,8 @@ impl AgentBuilder {
         }
     }
 
-    /// The pipeline stage of this worker, from 0.
+    /// The pipeline stage of this worker, from 0. Without this what `OMNIPROF_STAGE` says; the
+    /// same goes for role, replica and rank.
     pub fn stage(mut self, stage: u32) -> Self {
         self.stage = Some(stage);
         self
@@ -130,7 +134,8 @@ impl AgentBuilder {
         self
     }
 
-    /// How the agent got into the process (`embedded`, `device`, `preload`, `outside`).
+    /// How the agent got into the process: `embedded` without this, and what
+    /// [`profiler_core::inject_env`] names.
     pub fn joined_by(mut self, way: impl Into<String>) -> Self {
         self.joined_by = way.into();
         self
@@ -173,14 +178,36 @@ impl AgentBuilder {
     ///
     /// [`AgentError`]; that no controller is there is none.
     pub fn connect(self) -> Result<Agent, AgentError> {
-        let mut environment = SocketEnvironment::of_this_process();
+        let environment = Environment::of_this_process();
+        let meeting = Meeting::At(self.place(&environment)?);
+        self.enter(environment, Some(meeting))
+    }
+
+    /// As [`AgentBuilder::connect`], but the calling thread becomes the link's: it lives here until
+    /// the agent is ended with the process. All its signals should be blocked.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`], at once.
+    pub fn serve(self) -> Result<(), AgentError> {
+        let environment = Environment::of_this_process();
+        let meeting = Meeting::At(self.place(&environment)?);
+        let is_own = self.target_pid.is_none();
+        let core = self.core(environment)?;
+        let client = Arc::new(Client::default());
+        let running = RunningClient { client: Arc::clone(&client), thread: Mutex::new(None) };
+        let agent = settle(core, Some(running), is_own);
+        client.live(&agent.inner.core, meeting);
+        Ok(())
+    }
+
+    fn place(&self, environment: &Environment) -> Result<SocketPath, AgentError> {
+        let mut names = environment.socket();
         if let Some(dir) = &self.socket_dir {
-            environment.socket_dir = Some(dir.clone().into_os_string());
+            names.socket_dir = Some(dir.clone().into_os_string());
         }
-        let root = self.root.clone().unwrap_or_else(default_root);
-        let place = SocketPath::resolve(&root, &environment)
-            .map_err(|source| AgentError::Socket { source })?;
-        self.enter(Some(Meeting::At(place)))
+        let root = self.root.clone().unwrap_or_else(|| environment.root());
+        SocketPath::resolve(&root, &names).map_err(|source| AgentError::Socket { source })
     }
 
     /// Enters the process and serves the controller at the other end of `link`, until it ends.
@@ -189,7 +216,7 @@ impl AgentBuilder {
     ///
     /// [`AgentError`].
     pub fn connect_over(self, link: Connection) -> Result<Agent, AgentError> {
-        self.enter(Some(Meeting::Over(Some(link))))
+        self.enter(Environment::of_this_process(), Some(Meeting::Over(Some(link))))
     }
 
     /// Enters the process for a controller that lives in it.
@@ -198,34 +225,44 @@ impl AgentBuilder {
     ///
     /// [`AgentError`].
     pub fn local(self) -> Result<LocalAgent, AgentError> {
-        let agent = self.enter(None)?;
+        let agent = self.enter(Environment::of_this_process(), None)?;
         let (sender, events) = channel();
         agent.inner.core.outbox.attach_local(sender);
         agent.inner.core.controller_came();
         Ok(LocalAgent { agent, events: Mutex::new(Some(events)) })
     }
 
-    fn enter(self, meeting: Option<Meeting>) -> Result<Agent, AgentError> {
+    fn enter(
+        self,
+        environment: Environment,
+        meeting: Option<Meeting>,
+    ) -> Result<Agent, AgentError> {
+        let is_own = self.target_pid.is_none();
+        let core = self.core(environment)?;
+        let client = meeting.map(|meeting| start_client(&core, meeting)).transpose()?;
+        Ok(settle(core, client, is_own))
+    }
+
+    /// What the agent is made of; the process is entered by it from now on.
+    fn core(self, environment: Environment) -> Result<Arc<Core>, AgentError> {
         if crate::fork::is_child() {
             return Err(AgentError::Forked);
         }
-        let mut current = lock(&CURRENT);
-        let is_own = self.target_pid.is_none();
-        if is_own && current.strong_count() > 0 {
-            return Err(AgentError::AlreadyEntered);
-        }
-        if is_own && has_foreign_link() {
-            return Err(AgentError::OtherCopy);
-        }
+        let entrance = match self.target_pid {
+            None => Some(Entrance::take()?),
+            Some(_) => None,
+        };
+        let Self { stage, role, replica, rank, .. } = &self;
         let worker = match self.target_pid {
-            None => {
-                let role = self.role.as_deref();
-                WorkerIdentity::of_this_process(self.stage, role, self.replica, self.rank)
-            }
+            None => WorkerIdentity::of_this_process(
+                stage.or_else(|| environment.stage()),
+                role.clone().or_else(|| environment.role()).as_deref(),
+                replica.or_else(|| environment.replica()),
+                rank.or_else(|| environment.rank()),
+            ),
             Some(pid) => {
                 let found = WorkerIdentity::of_process(pid)
                     .map_err(|source| AgentError::Target { source })?;
-                let Self { stage, role, replica, rank, .. } = &self;
                 let (stage, role, replica, rank) = (*stage, role.clone(), *replica, *rank);
                 WorkerIdentity { stage, role, replica, rank, ..found }
             }
@@ -234,59 +271,39 @@ impl AgentBuilder {
             self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             Backends::new(self.registry.unwrap_or_else(BackendRegistry::linked)),
             worker,
-            self.step_source,
-            self.joined_by,
-            self.target_pid,
+            Place {
+                step_source: self.step_source,
+                joined_by: self.joined_by,
+                target: self.target_pid,
+                environment,
+                entrance,
+            },
         ));
         crate::fork::watch();
-        let client = meeting.map(|meeting| start_client(&core, meeting)).transpose()?;
-        let inner = Arc::new(Inner { core, client });
-        if is_own {
-            *current = Arc::downgrade(&inner);
-            drop(current);
-            crate::spans::set_steps(&inner.core);
-            crate::exit::watch();
-        }
-        Ok(Agent { inner })
+        Ok(core)
     }
+}
+
+/// The agent that the process has from now on.
+fn settle(core: Arc<Core>, client: Option<RunningClient>, is_own: bool) -> Agent {
+    let inner = Arc::new(Inner { core, client });
+    if is_own {
+        *lock(&CURRENT) = Arc::downgrade(&inner);
+        crate::spans::set_steps(&inner.core);
+        crate::exit::watch();
+    }
+    Agent { inner }
 }
 
 fn start_client(core: &Arc<Core>, meeting: Meeting) -> Result<RunningClient, AgentError> {
     let client = Arc::new(Client::default());
-    let name = if core.is_own_process() { "omniprof-link" } else { "omniprof-remote" };
+    let name = if core.is_own_process() { LINK_THREAD } else { "omniprof-remote" };
     let thread = {
         let (client, core) = (Arc::clone(&client), Arc::clone(core));
         spawn_blocked(name, move || client.live(&core, meeting))
             .map_err(|source| AgentError::Thread { source })?
     };
     Ok(RunningClient { client, thread: Mutex::new(Some(thread)) })
-}
-
-/// `OMNIPROF_DIR`, else `./omniprof-traces`.
-fn default_root() -> PathBuf {
-    let root = std::env::var_os("OMNIPROF_DIR").filter(|root| !root.is_empty());
-    root.map_or_else(|| PathBuf::from("omniprof-traces"), PathBuf::from)
-}
-
-/// Whether a link's thread runs here that is not of this copy of the library.
-fn has_foreign_link() -> bool {
-    const TRIES: u32 = 50;
-    // A thread of ours that was joined may be seen for another moment.
-    for _ in 0..TRIES {
-        if !has_link_thread() {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    true
-}
-
-fn has_link_thread() -> bool {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
-    let is_link = |task: &Path| {
-        std::fs::read(task.join("comm")).is_ok_and(|name| name.starts_with(b"omniprof-link"))
-    };
-    tasks.flatten().any(|task| is_link(&task.path()))
 }
 
 struct Inner {

@@ -54,7 +54,8 @@ pub(crate) fn arm(
         .map_err(|error| spool_refused(&error))?;
     let not_inherited = NotInherited::new(spool_fd);
 
-    crate::facts::write(&*writer.sink(), &header.worker, &arm, &core.joined_by);
+    let facts = core.facts();
+    crate::facts::write(&*writer.sink(), &header.worker, &arm, &core.joined_by, &facts);
     let is_enabled = machine.is_enabled();
     let named = Named::default();
     let opened = plan.open(core, &arm, &writer, &named, is_enabled)?;
@@ -88,6 +89,7 @@ pub(crate) fn arm(
         why,
         degraded,
         step_source: core.step_source.clone(),
+        facts,
         at: core.clock.now(),
     };
     Ok((session, armed))

@@ -7,10 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use profiler_core::control::{FromAgent, Outcome, ToAgent, WorkerError};
+use profiler_core::inject_env::TOKEN_FILE_VARIABLE;
 use profiler_core::socket_path::SocketPath;
 
 use crate::core::Core;
 use crate::door::panic_text;
+use crate::environment::Environment;
 use crate::fork::NotInherited;
 use crate::link::{Connection, LinkError};
 use crate::session::lock;
@@ -110,7 +112,7 @@ impl Client {
     }
 
     fn talk(&self, core: &Arc<Core>, link: &Arc<Connection>) -> Result<(), LinkError> {
-        let token = token();
+        let token = token(&core.environment);
         // Between user namespaces the kernel cannot say who the peer is; then the token does.
         let is_unknown = link.peer()?.uid == OVERFLOW_USER;
         if !(is_unknown && token.is_some()) {
@@ -187,9 +189,9 @@ fn meet(meeting: &mut Meeting) -> Option<Arc<Connection>> {
 
 /// The contents of the file that `OMNIPROF_TOKEN_FILE` names: in a user namespace the controller
 /// cannot tell who we are.
-fn token() -> Option<String> {
+fn token(environment: &Environment) -> Option<String> {
     const MAX_BYTES: usize = 4096;
-    let path = PathBuf::from(std::env::var_os("OMNIPROF_TOKEN_FILE")?);
+    let path = PathBuf::from(environment.get(TOKEN_FILE_VARIABLE)?);
     let text = std::fs::read_to_string(path).ok()?;
     (text.len() <= MAX_BYTES).then(|| text.trim().to_owned())
 }

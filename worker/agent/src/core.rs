@@ -14,11 +14,14 @@ use profiler_core::control::{
     Stop, WorkerError, WorkerState,
 };
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::process_facts::ProcessFacts;
 use profiler_core::schedule::StepSource;
 use profiler_core::thread::spawn_blocked;
 
 use crate::door::Backends;
 use crate::drain::drain;
+use crate::entrance::Entrance;
+use crate::environment::Environment;
 use crate::outbox::Outbox;
 use crate::session::{Next, Session, Stamp, lock};
 
@@ -28,6 +31,16 @@ const DRAINING_PATIENCE: Duration = Duration::from_secs(3);
 /// The code of a panic of the agent itself.
 const PANICKED: &str = "agent_panicked";
 
+/// How an agent stands in its process, or to the one that it looks at.
+pub(crate) struct Place {
+    pub(crate) step_source: StepSource,
+    pub(crate) joined_by: String,
+    pub(crate) target: Option<u32>,
+    pub(crate) environment: Environment,
+    /// `None` where the agent looks at another process.
+    pub(crate) entrance: Option<Entrance>,
+}
+
 /// What an agent is made of.
 pub(crate) struct Core {
     pub(crate) clock: Arc<dyn ClockSource>,
@@ -35,6 +48,9 @@ pub(crate) struct Core {
     pub(crate) step_source: StepSource,
     pub(crate) joined_by: String,
     pub(crate) target: Option<u32>,
+    pub(crate) environment: Environment,
+    /// Keeps others out for as long as this lives.
+    _entrance: Option<Entrance>,
     pub(crate) outbox: Outbox,
     worker: Mutex<WorkerIdentity>,
     next_step: AtomicU64,
@@ -67,16 +83,17 @@ impl Core {
         clock: Arc<dyn ClockSource>,
         backends: Backends,
         worker: WorkerIdentity,
-        step_source: StepSource,
-        joined_by: String,
-        target: Option<u32>,
+        place: Place,
     ) -> Self {
+        let Place { step_source, joined_by, target, environment, entrance } = place;
         Self {
             clock,
             backends,
             step_source,
             joined_by,
             target,
+            environment,
+            _entrance: entrance,
             outbox: Outbox::default(),
             worker: Mutex::new(worker),
             next_step: AtomicU64::new(0),
@@ -91,6 +108,14 @@ impl Core {
 
     pub(crate) fn worker(&self) -> WorkerIdentity {
         lock(&self.worker).clone()
+    }
+
+    /// What the process looks like now.
+    pub(crate) fn facts(&self) -> ProcessFacts {
+        match self.target {
+            Some(pid) => ProcessFacts::of_process(pid, &[]),
+            None => self.environment.facts(),
+        }
     }
 
     /// Whether this is a forked child of the process that the agent entered.
@@ -108,6 +133,7 @@ impl Core {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             worker: self.worker(),
             joined_by: self.joined_by.clone(),
+            facts: self.facts(),
             step_source: self.step_source.clone(),
             backends: self.backends.probe(),
             session: self.status(),

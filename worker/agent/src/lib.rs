@@ -24,6 +24,8 @@ mod core;
 mod cost;
 mod door;
 mod drain;
+mod entrance;
+mod environment;
 mod exit;
 mod facts;
 mod fork;

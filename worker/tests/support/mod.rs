@@ -20,6 +20,7 @@ use profiler_core::control::{
 };
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::probe::ProbeReport;
+use profiler_core::process_facts::ProcessFacts;
 use profiler_core::record::{Marker, Window, WindowEdge};
 use profiler_core::schedule::StepSource;
 use profiler_core::sink::{Batch, StreamInfo};
@@ -105,6 +106,7 @@ impl Behaviour {
             agent_version: "0.0.0-test".to_owned(),
             worker: self.identity.clone(),
             joined_by: "embedded".to_owned(),
+            facts: ProcessFacts::default(),
             step_source: self.step_source.clone(),
             backends: self.backends.clone(),
             session: self.session.clone(),
@@ -307,6 +309,7 @@ impl Loop {
             why: "a fake".to_owned(),
             degraded,
             step_source: self.behaviour.step_source.clone(),
+            facts: ProcessFacts::default(),
             at: SystemClock::new().now(),
         }))
     }
