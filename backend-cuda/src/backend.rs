@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use profiler_core::backend::{BackendId, ProfileSession, ProfilerBackend, SessionConfig};
+use profiler_core::backend::{
+    BackendId, DriverState, ProfileSession, ProfilerBackend, SessionConfig,
+};
 use profiler_core::clock::ClockSource;
 use profiler_core::error::BackendError;
 use profiler_core::probe::{DeviceInfo, ProbeReport};
@@ -16,12 +19,36 @@ use crate::session::CudaSession;
 /// The environment variable that names a libcupti, for where none is loaded yet.
 const LIBRARY_VARIABLE: &str = "OMNIPROF_LIBCUPTI";
 
+/// How long CUPTI stays attached without a session, where nobody says.
+const DETACH_AFTER: Duration = Duration::from_secs(60);
+
 /// Records NVIDIA devices.
 #[derive(Debug)]
 pub struct CudaBackend {
-    root: PathBuf,
     visible: Option<String>,
-    library: Mutex<Option<Arc<Cupti>>>,
+    libraries: Arc<Libraries>,
+}
+
+/// The vendor's libraries of this process.
+#[derive(Debug)]
+pub(crate) struct Libraries {
+    /// Where the machine's files lie.
+    root: PathBuf,
+    cupti: Mutex<Option<Arc<Cupti>>>,
+}
+
+impl Libraries {
+    /// The process's libcupti; opened once, never closed.
+    pub(crate) fn cupti(&self, configured: Option<&Path>) -> Result<Arc<Cupti>, BackendError> {
+        let mut opened = self.cupti.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = &*opened {
+            return Ok(Arc::clone(library));
+        }
+        let machine = Machine::look(&self.root, None);
+        let library = Arc::new(Cupti::open(configured, machine.cuda_major())?);
+        *opened = Some(Arc::clone(&library));
+        Ok(library)
+    }
 }
 
 impl CudaBackend {
@@ -35,19 +62,8 @@ impl CudaBackend {
     /// `CUDA_VISIBLE_DEVICES` is `visible`.
     #[must_use]
     pub fn at(root: &Path, visible: Option<String>) -> Self {
-        Self { root: root.to_owned(), visible, library: Mutex::default() }
-    }
-
-    /// The process's libcupti; opened once, never closed.
-    fn library(&self, options: &Options) -> Result<Arc<Cupti>, BackendError> {
-        let mut opened = self.library.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(library) = &*opened {
-            return Ok(Arc::clone(library));
-        }
-        let machine = Machine::look(&self.root, None);
-        let library = Arc::new(Cupti::open(options.libcupti.as_deref(), machine.cuda_major())?);
-        *opened = Some(Arc::clone(&library));
-        Ok(library)
+        let libraries = Libraries { root: root.to_owned(), cupti: Mutex::default() };
+        Self { visible, libraries: Arc::new(libraries) }
     }
 }
 
@@ -63,7 +79,7 @@ impl ProfilerBackend for CudaBackend {
     }
 
     fn probe(&self) -> ProbeReport {
-        let machine = Machine::look(&self.root, self.visible.clone());
+        let machine = Machine::look(&self.libraries.root, self.visible.clone());
         let driver = match &machine.driver {
             Some(version) => format!("driver {version}"),
             None => "no driver loaded".to_owned(),
@@ -93,7 +109,13 @@ impl ProfilerBackend for CudaBackend {
             name: device.name.clone(),
             uuid: device.uuid.clone(),
         });
-        ProbeReport::Available { devices: devices.collect(), notes: vec![driver] }
+        let mut notes = vec![driver];
+        notes.extend(crate::place::driver().map(|(_, text)| text));
+        ProbeReport::Available { devices: devices.collect(), notes }
+    }
+
+    fn driver(&self) -> Option<DriverState> {
+        crate::place::driver().map(|(state, _)| state)
     }
 
     fn open(
@@ -109,26 +131,29 @@ impl ProfilerBackend for CudaBackend {
             });
         }
         let options = Options::parse(config)?;
-        let library = self.library(&options)?;
-        let session = CudaSession::open(library, config, options, sink, clock)?;
+        let libraries = Arc::clone(&self.libraries);
+        let session = CudaSession::open(libraries, config, options, sink, clock)?;
         Ok(Box::new(session))
     }
 }
 
 /// The settings that are this backend's alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Options {
     /// A libcupti, for where none is loaded yet.
-    libcupti: Option<PathBuf>,
+    pub(crate) libcupti: Option<PathBuf>,
     /// Start at once, even in a process that has not loaded the driver.
     pub(crate) attach_at_once: bool,
+    /// How long CUPTI stays attached without a session; `None` = until the process ends.
+    pub(crate) detach_after: Option<Duration>,
 }
 
 impl Options {
     fn parse(config: &SessionConfig) -> Result<Self, BackendError> {
         let mut options = Self {
             libcupti: std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from),
-            ..Self::default()
+            attach_at_once: false,
+            detach_after: Some(DETACH_AFTER),
         };
         for (name, value) in config.options.iter().filter(|(name, _)| name.starts_with("cuda.")) {
             let wrong = |reason: &str| BackendError::InvalidConfig {
@@ -145,7 +170,19 @@ impl Options {
                     Some("with_driver") => options.attach_at_once = false,
                     _ => return Err(wrong("it is `at_once` or `with_driver`")),
                 },
-                _ => return Err(wrong("the CUDA backend has `cuda.libcupti` and `cuda.attach`")),
+                "cuda.detach_after_ms" => {
+                    options.detach_after = match (value.as_u64(), value.as_str()) {
+                        (Some(ms), _) => Some(Duration::from_millis(ms)),
+                        (None, Some("off")) => None,
+                        _ => return Err(wrong("it is a number of ms or `off`")),
+                    };
+                }
+                _ => {
+                    return Err(wrong(
+                        "the CUDA backend has `cuda.libcupti`, `cuda.attach` and \
+                         `cuda.detach_after_ms`",
+                    ));
+                }
             }
         }
         Ok(options)

@@ -10,9 +10,12 @@ mod backend;
 mod cupti;
 mod decode;
 mod machine;
+mod nvml;
+mod place;
 mod session;
 
 pub use backend::CudaBackend;
+pub use nvml::HostCounters;
 
 use profiler_core::backend::{BackendRole, ProfilerBackend};
 use profiler_core::registry::BackendRegistration;

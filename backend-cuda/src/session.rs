@@ -1,7 +1,6 @@
 //! A session: one capture, once the process has loaded the driver.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use profiler_core::backend::{ProfileSession, SessionConfig, SessionSummary};
@@ -9,37 +8,21 @@ use profiler_core::clock::ClockSource;
 use profiler_core::error::BackendError;
 use profiler_core::sink::{LogLevel, RecordSink};
 
-use crate::backend::Options;
+use crate::backend::{Libraries, Options};
 use crate::cupti::capture::{Capture, Target};
-use crate::cupti::library::{Cupti, driver_is_loaded};
-
-/// CUPTI serves one session at a time in a process.
-static TAKEN: AtomicBool = AtomicBool::new(false);
-
-/// The process's one place for a session.
-struct Lease;
-
-impl Lease {
-    fn take() -> Result<Self, BackendError> {
-        if TAKEN.swap(true, Ordering::AcqRel) {
-            return Err(BackendError::SessionOpen);
-        }
-        Ok(Self)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        TAKEN.store(false, Ordering::Release);
-    }
-}
+use crate::cupti::library::driver_is_loaded;
+use crate::place::Lease;
 
 /// A session of the CUDA backend.
 pub(crate) struct CudaSession {
+    libraries: Arc<Libraries>,
+    options: Options,
     target: Target,
     drain: Duration,
-    attach_at_once: bool,
     state: State,
+    /// The process that opened it: in a forked child CUPTI's threads are gone, and a call waits for
+    /// ever.
+    home: u32,
 }
 
 enum State {
@@ -55,29 +38,46 @@ enum State {
 impl CudaSession {
     /// Takes the process's one place for a session.
     pub(crate) fn open(
-        cupti: Arc<Cupti>,
+        libraries: Arc<Libraries>,
         config: &SessionConfig,
         options: Options,
         sink: Arc<dyn RecordSink>,
         clock: Arc<dyn ClockSource>,
     ) -> Result<Self, BackendError> {
-        let lease = Lease::take()?;
-        Ok(Self {
+        let lease = Lease::take(options.detach_after)?;
+        let session = Self {
+            libraries,
             target: Target {
-                cupti,
                 sink,
                 clock,
                 preset: config.preset,
                 max_buffer_bytes: config.max_buffer_bytes,
             },
             drain: Duration::from_millis(config.drain_ms),
-            attach_at_once: options.attach_at_once,
+            options,
             state: State::Open(lease),
-        })
+            home: std::process::id(),
+        };
+        if session.is_due() {
+            session.libraries.cupti(session.options.libcupti.as_deref())?;
+        }
+        Ok(session)
     }
 
+    /// Whether CUPTI can be loaded: before the driver is there, the process may yet load a
+    /// libcupti of its own, beside which a second one would not work.
     fn is_due(&self) -> bool {
-        self.attach_at_once || driver_is_loaded()
+        self.options.attach_at_once || driver_is_loaded()
+    }
+
+    fn is_astray(&self) -> bool {
+        self.home != std::process::id()
+    }
+
+    fn begin(&self, mut lease: Lease) -> Result<State, BackendError> {
+        let cupti = self.libraries.cupti(self.options.libcupti.as_deref())?;
+        let capture = self.target.begin(&cupti, &mut lease)?;
+        Ok(State::Recording(capture, lease))
     }
 }
 
@@ -91,7 +91,7 @@ impl ProfileSession for CudaSession {
             }
         };
         self.state = if self.is_due() {
-            State::Recording(Capture::begin(&self.target)?, lease)
+            self.begin(lease)?
         } else {
             self.target.sink.fact("cuda.attach", "waits for the process to load the driver");
             State::Waiting(lease)
@@ -101,16 +101,17 @@ impl ProfileSession for CudaSession {
 
     fn flush(&mut self) -> Result<(), BackendError> {
         match &self.state {
+            _ if self.is_astray() => Err(BackendError::NotStarted),
             State::Recording(capture, _) => capture.flush(),
             State::Waiting(_) if self.is_due() => {
                 let State::Waiting(lease) = std::mem::replace(&mut self.state, State::Stopped)
                 else {
                     return Ok(());
                 };
-                self.state = match Capture::begin(&self.target) {
-                    Ok(capture) => {
+                self.state = match self.begin(lease) {
+                    Ok(recording) => {
                         self.target.sink.fact("cuda.attach", "late, with the driver");
-                        State::Recording(capture, lease)
+                        recording
                     }
                     Err(error) => {
                         let message = profiler_core::error::chain(&error);
@@ -126,8 +127,15 @@ impl ProfileSession for CudaSession {
     }
 
     fn stop(&mut self, drain: Duration) -> Result<SessionSummary, BackendError> {
+        if self.is_astray() {
+            return Err(BackendError::NotStarted);
+        }
         match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Recording(capture, _lease) => capture.end(drain),
+            State::Recording(capture, lease) => {
+                let mut summary = capture.end(drain)?;
+                summary.notes.extend(lease.outlook());
+                Ok(summary)
+            }
             State::Waiting(_lease) => {
                 Ok(SessionSummary { device_used: Some(false), ..SessionSummary::default() })
             }
@@ -142,6 +150,12 @@ impl ProfileSession for CudaSession {
 
 impl Drop for CudaSession {
     fn drop(&mut self) {
+        if self.is_astray() {
+            // What it holds belongs to threads that the child does not have.
+            let state = std::mem::replace(&mut self.state, State::Stopped);
+            let _kept = std::mem::ManuallyDrop::new(state);
+            return;
+        }
         // Nobody is left to hear of an error.
         drop(self.stop(self.drain));
     }

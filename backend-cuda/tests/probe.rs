@@ -96,7 +96,8 @@ impl RecordSink for NoSink {
 fn without_a_libcupti_a_session_is_refused_with_the_remedy() {
     let root = machine(&[("dev/nvidia0", "")]);
     let backend = CudaBackend::at(root.path(), None);
-    let config = SessionConfig::default();
+    let mut config = SessionConfig::default();
+    config.options.insert("cuda.attach".to_owned(), "at_once".into());
     let opened = backend.open(&config, Arc::new(NoSink), Arc::new(SystemClock::new()));
     let Some(error) = opened.err() else {
         eprintln!("skipped: this machine has a libcupti");

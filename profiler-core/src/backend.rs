@@ -181,6 +181,12 @@ pub trait ProfilerBackend: Send + Sync {
     /// What must be loaded before the application loads it is loaded here, unsubscribed.
     fn probe(&self) -> ProbeReport;
 
+    /// What the driver keeps of earlier captures now, `None` = nothing that is known of. As cheap
+    /// as reading a number.
+    fn driver(&self) -> Option<DriverState> {
+        None
+    }
+
     /// Prepares a session: opens streams, allocates buffers. Nothing is recorded yet.
     ///
     /// May block for as long as loading a library takes.

@@ -17,10 +17,11 @@ use profiler_core::thread::spawn_blocked;
 
 use super::buffers::{self, Completed, buffer_completed, buffer_requested, pool};
 use super::layout::{
-    DRIVER_LAUNCHES, LAST_DRIVER_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, attribute, kind,
+    DRIVER_LAUNCHES, LAST_DRIVER_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, api, attribute, kind,
 };
 use super::library::{Cupti, Subscriber};
-use crate::decode::{Decoder, Names};
+use crate::decode::{Calls, Decoder, Names};
+use crate::place::Lease;
 
 /// `cuptiGetVersion` from which "no buffer" is safe to answer: CUDA 12.9.
 const DECLINE_VERSION: u32 = 28;
@@ -35,10 +36,12 @@ const SMALLEST_RECORD_BYTES: u64 = 40;
 /// A driver clock within this distance of CLOCK_REALTIME is CLOCK_REALTIME.
 const SAME_CLOCK_NS: u64 = 1_000_000;
 
+/// Device buffers that CUPTI may allocate a context, of 3.2 MB each; unasked it takes up to 250 and
+/// the application's own memory with them.
+const MOST_DEVICE_BUFFERS: usize = 20;
+
 /// What a capture is made of.
 pub(crate) struct Target {
-    /// The library.
-    pub(crate) cupti: Arc<Cupti>,
     /// Where rows go.
     pub(crate) sink: Arc<dyn RecordSink>,
     /// The host's clocks.
@@ -66,24 +69,33 @@ pub(crate) struct Capture {
 struct Shared {
     /// The decoder ends when the queue is empty.
     ending: AtomicBool,
-    /// Buffers read since the start.
-    buffers_read: AtomicU64,
-    /// Rows of kernels, copies and memsets since the start.
-    device_rows: AtomicU64,
+    /// Flushes since the start.
+    flushes: AtomicU64,
     /// One flush at a time: two deadlock inside CUPTI.
     flushing: Mutex<()>,
 }
 
 impl Target {
-    fn begin(&self) -> Result<Capture, BackendError> {
-        let cupti = &self.cupti;
+    /// Switches on what the target asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; nothing stays switched on.
+    pub(crate) fn begin(
+        &self,
+        cupti: &Arc<Cupti>,
+        lease: &mut Lease,
+    ) -> Result<Capture, BackendError> {
         // The subscription is the lock: nothing process-wide is touched before it is held.
         let subscriber = cupti.subscribe()?;
+        lease.attach(cupti);
         let mut undo =
             Undo { cupti, subscriber: Some(subscriber), enabled: Vec::new(), threads: None };
 
         pool().arm(self.max_buffer_bytes, cupti.version >= DECLINE_VERSION);
-        // Both attributes are younger than the oldest library; without them CUPTI is slower.
+        // What a library does not know only makes it slower or larger.
+        let device_buffers = &mut MOST_DEVICE_BUFFERS.to_ne_bytes();
+        drop(cupti.set_attribute(attribute::DEVICE_BUFFER_POOL_LIMIT, device_buffers));
         drop(cupti.set_attribute(attribute::ZEROED_OUT_BUFFER, &mut [1]));
         drop(cupti.set_attribute(attribute::PER_THREAD_BUFFER, &mut [1]));
         cupti.register_callbacks(buffer_requested, buffer_completed)?;
@@ -97,12 +109,12 @@ impl Target {
             cupti.set_thread_id_type(SYSTEM_THREAD_IDS)?;
             undo.threads = Some(before);
         }
-        let only_launches = self.enable_kinds(&mut undo.enabled)?;
+        let calls = self.enable_kinds(cupti, &mut undo.enabled)?;
 
         let stream = self.sink.open_stream(StreamInfo {
             producer: "cuda.activity".to_owned(),
             thread: 0,
-            clock: self.clock_domain(),
+            clock: self.clock_domain(cupti),
         });
         self.sink.fact("cuda.libcupti", &cupti.found);
         self.sink.fact("cuda.libcupti_version", &cupti.version.to_string());
@@ -111,7 +123,7 @@ impl Target {
             Arc::clone(cupti),
             Arc::clone(&self.sink),
             Arc::clone(&shared),
-            Decoder::new(stream, only_launches),
+            Decoder::new(stream, calls),
         )?;
         let (subscriber, enabled, thread_ids_before) = undo.keep();
         Ok(Capture {
@@ -126,9 +138,8 @@ impl Target {
         })
     }
 
-    /// Switches on what the preset asks for; says whether driver calls must be filtered here.
-    fn enable_kinds(&self, enabled: &mut Vec<u32>) -> Result<bool, BackendError> {
-        let cupti = &self.cupti;
+    /// Switches on what the preset asks for; says which calls the decoder is to keep.
+    fn enable_kinds(&self, cupti: &Cupti, enabled: &mut Vec<u32>) -> Result<Calls, BackendError> {
         let mut enable = |kind: u32, dump: bool| {
             if dump {
                 cupti.enable_and_dump(kind)?
@@ -146,18 +157,18 @@ impl Target {
             enable(work, false)?;
         }
         if self.preset == Preset::Gpu {
-            return Ok(false);
+            return Ok(Calls::None);
         }
         enable(kind::OVERHEAD, false)?;
         enable(kind::RUNTIME, false)?;
         if self.preset == Preset::Full {
             enable(kind::DRIVER, false)?;
             enable(kind::SYNCHRONIZATION, false)?;
-            return Ok(false);
+            return Ok(Calls::All);
         }
         enable(kind::DRIVER, false)?;
         if !cupti.switches_functions() {
-            return Ok(true);
+            return Ok(Calls::Launches);
         }
         // Functions can only be taken from a kind that is on. Numbers that this library does not
         // have need no switching off.
@@ -167,13 +178,13 @@ impl Target {
         for function in (1..=LAST_DRIVER_FUNCTION).filter(|id| !DRIVER_LAUNCHES.contains(id)) {
             drop(cupti.enable_driver_function(function, false));
         }
-        Ok(false)
+        Ok(Calls::Launches)
     }
 
     /// The clock of the records: CUPTI's default on Linux is CLOCK_REALTIME, but another client
     /// may have registered its own.
-    fn clock_domain(&self) -> ClockDomain {
-        let Ok(driver) = self.cupti.timestamp() else { return ClockDomain::Realtime };
+    fn clock_domain(&self, cupti: &Cupti) -> ClockDomain {
+        let Ok(driver) = cupti.timestamp() else { return ClockDomain::Realtime };
         let host = self.clock.realtime_ns();
         if driver.abs_diff(host) < SAME_CLOCK_NS {
             ClockDomain::Realtime
@@ -219,19 +230,17 @@ impl Shared {
 }
 
 impl Capture {
-    /// Switches on what the target asks for.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`]; nothing stays switched on.
-    pub(crate) fn begin(target: &Target) -> Result<Self, BackendError> {
-        target.begin()
-    }
-
     /// Makes CUPTI hand over what is complete.
     pub(crate) fn flush(&self) -> Result<(), BackendError> {
         let _one = self.shared.one_flush();
-        self.cupti.flush_all(false)?;
+        let flushed = self.cupti.flush_all(false);
+        self.shared.flushes.fetch_add(1, Ordering::Release);
+        flushed?;
+        // Told as it happens: a process that is killed tells nothing at its stop.
+        let dropped = self.cupti.dropped_records().unwrap_or(0);
+        if dropped > 0 {
+            self.sink.loss(self.loss(dropped, LossCause::DriverDropped));
+        }
         if let Some(decoder) = &self.decoder {
             decoder.thread().unpark();
         }
@@ -273,13 +282,15 @@ impl Capture {
             note(cupti.set_thread_id_type(before));
         }
         let mut notes = Vec::new();
+        let mut device_used = None;
         self.shared.ending.store(true, Ordering::Release);
         if let Some(decoder) = self.decoder.take() {
             decoder.thread().unpark();
             match decoder.join() {
-                Ok(decoder) => notes.extend(decoder.unknown.iter().map(|(kind, count)| {
-                    format!("{count} CUPTI records of kind {kind} were not understood")
-                })),
+                Ok(decoder) => {
+                    device_used = decoder.device_used();
+                    notes.extend(decoder.notes());
+                }
                 Err(_) => notes.push("the CUDA decoder panicked; rows are missing".to_owned()),
             }
         }
@@ -299,7 +310,7 @@ impl Capture {
         match first_error {
             Some(error) => Err(error),
             None => Ok(SessionSummary {
-                device_used: Some(self.shared.device_rows.load(Ordering::Relaxed) > 0),
+                device_used,
                 driver: Some(DriverState::Residue),
                 notes,
                 own_memory_bytes,
@@ -334,14 +345,16 @@ fn decode_until_end(
     loop {
         // Read before the queue: a buffer completed before the end was told is never missed.
         let ending = shared.ending.load(Ordering::Acquire);
+        let flushes = shared.flushes.load(Ordering::Acquire);
         pool().replenish();
         match pool().completed() {
             Some(buffer) => {
-                read_buffer(cupti, sink, shared, &mut decoder, &buffer, &mut closed);
+                read_buffer(cupti, sink, &mut decoder, &buffer, &mut closed);
                 pool().recycle(buffer);
             }
             None if ending => break,
             None => {
+                decoder.settle(flushes, &LiveNames { cupti });
                 if decoder.waiting() > 0 {
                     closed |= decoder.emit(sink) == Emit::Closed;
                 }
@@ -349,6 +362,7 @@ fn decode_until_end(
             }
         }
     }
+    decoder.settle(u64::MAX, &LiveNames { cupti });
     if decoder.waiting() > 0 {
         // At the end there is nothing left to do about a sink that closed.
         let _last: Emit = decoder.emit(sink);
@@ -359,7 +373,6 @@ fn decode_until_end(
 fn read_buffer(
     cupti: &Cupti,
     sink: &dyn RecordSink,
-    shared: &Shared,
     decoder: &mut Decoder,
     buffer: &Completed,
     closed: &mut bool,
@@ -368,40 +381,53 @@ fn read_buffer(
     let start = buffer.address();
     let valid = buffer.valid();
     let mut record = std::ptr::null_mut();
-    let mut discarded = 0;
+    let mut discarded = Discarded::default();
     while let Some(next) = cupti.next_record(start, valid, record) {
         record = next;
         let offset = (next as usize).wrapping_sub(start as usize);
         if offset >= valid {
             break;
         }
-        discarded += 1;
-        if buffer.discard || *closed {
-            continue;
-        }
         // SAFETY: CUPTI wrote `valid` bytes from `start` and gave the buffer back; the record lies
         // `offset` bytes into it, which was checked.
         let bytes = unsafe { std::slice::from_raw_parts(next.cast_const(), valid - offset) };
         let raw = Raw(bytes);
-        if matches!(raw.kind(), kind::CONCURRENT_KERNEL | kind::MEMCPY | kind::MEMSET) {
-            shared.device_rows.fetch_add(1, Ordering::Relaxed);
+        if buffer.discard {
+            discarded.count(raw);
+        } else if !*closed {
+            decoder.record(raw, &names);
         }
-        decoder.record(raw, &names);
         if decoder.waiting() >= EMIT_ROWS {
             *closed |= decoder.emit(sink) == Emit::Closed;
         }
     }
-    if buffer.discard && discarded > 0 {
+    if discarded.rows > 0 {
         sink.loss(Loss {
             stream: None,
             kind: None,
-            count: discarded,
+            count: discarded.rows,
             from: 0,
             to: 0,
             cause: LossCause::BufferExhausted,
         });
     }
-    shared.buffers_read.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Rows that the records of a discard buffer would have become.
+#[derive(Default)]
+struct Discarded {
+    rows: u64,
+    /// The driver call before, by thread and correlation: the runtime call around it is next.
+    inner: Option<(u32, u32)>,
+}
+
+impl Discarded {
+    fn count(&mut self, record: Raw<'_>) {
+        let call = (record.u32(api::THREAD), record.u32(api::CORRELATION));
+        let is_outer = record.kind() == kind::RUNTIME && self.inner == Some(call);
+        self.rows += u64::from(!is_outer);
+        self.inner = (record.kind() == kind::DRIVER).then_some(call);
+    }
 }
 
 /// Names where CUPTI's records point to them.

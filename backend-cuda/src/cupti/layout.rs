@@ -32,19 +32,34 @@ pub(crate) mod domain {
 
 /// `CUpti_ActivityAttribute`.
 pub(crate) mod attribute {
+    pub(crate) const DEVICE_BUFFER_POOL_LIMIT: u32 = 2;
     pub(crate) const ZEROED_OUT_BUFFER: u32 = 5;
     pub(crate) const PER_THREAD_BUFFER: u32 = 9;
 }
 
 /// `CUpti_driver_api_trace_cbid`: functions that put work on a device. Their numbers are stable.
 pub(crate) const DRIVER_LAUNCHES: &[u32] = &[
-    307, 442, // cuLaunchKernel, _ptsz
+    43, 45, 47, 49, 51, 53, 54, 55, 56, 57, 58, // cuMemcpy…
+    60, 62, 64, 66, 67, 68, 69, // cuMemcpy…Async
+    71, 73, 75, 77, 79, 81, // cuMemset…
+    216, 218, 220, 222, 224, 226, // cuMemset…Async
+    248, 249, 250, 251, 252, 253, 254, // cuMemcpy_v2, cuMemset…_v2
+    276, 277, 278, 279, 280, 281, 282, 283, 284, 285, 286, 287, 288, 289, 290, 291, 292,
+    293, // cuMemcpy…_v2, …Async_v2
+    305, 306, // cuMemcpy, …Async
+    307, // cuLaunchKernel
+    318, 319, 320, 321, // cuMemcpyPeer, …Async
+    397, 398, 399, 400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, // cuMemcpy…_ptds
+    411, 412, 413, 414, 415, 416, // cuMemset…_ptds
+    418, 419, 420, 421, 422, 423, 424, 425, 426, 427, // cuMemcpy…Async_ptsz
+    428, 429, 430, 431, 432, 433, // cuMemset…Async_ptsz
+    442, // cuLaunchKernel_ptsz
     477, 478, 480, // cuLaunchCooperativeKernel, _ptsz, …MultiDevice
     514, 515, // cuGraphLaunch, _ptsz
     652, 653, // cuLaunchKernelEx, _ptsz
-    60, 62, 64, 277, 279, 281, 306, 418, 421, 422, 423, // cuMemcpy…Async
-    319, 321, 426, 427, // cuMemcpyPeerAsync, cuMemcpy3DPeerAsync
-    216, 218, 220, 222, 224, 226, 428, 429, 430, 431, 432, 433, // cuMemset…Async
+    776, 777, 778, 779, 796, 797, 798, 799, // cuMemcpyBatchAsync …
+    819, // cuGraphLaunchWithArguments
+    837, 838, 839, 840, // cuMemcpyWithAttributesAsync …
 ];
 
 /// More numbers than the newest driver has; numbers beyond a library's own are refused by it.
@@ -106,6 +121,9 @@ macro_rules! offsets {
             /// The bytes that every supported version has.
             pub(crate) const SIZE: usize = $size;
             const _: () = assert!(size_of::<$record>() == SIZE);
+            /// The fields by the vendor's names.
+            #[cfg(test)]
+            pub(super) const FIELDS: &[(&str, usize)] = &[$((stringify!($field), $name)),*];
         }
     };
 }
@@ -260,5 +278,109 @@ offsets! {
         ID = id,
         UUID = uuid,
         NAME = name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// What NVIDIA's headers of each version say; see `layouts/generate.py`.
+    const TABLE: &str = include_str!("../../layouts/layouts.txt");
+
+    fn lines(what: &str) -> Vec<(&'static str, Vec<&'static str>)> {
+        let words = TABLE.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let of_kind = words.filter(|words| words[1] == what);
+        of_kind.map(|words| (words[0], words[2..].to_vec())).collect()
+    }
+
+    #[test]
+    fn records_of_every_version_begin_as_they_are_read() {
+        let records = [
+            ("kernel", kernel::SIZE, kernel::FIELDS),
+            ("memcpy", memcpy::SIZE, memcpy::FIELDS),
+            ("peer", peer::SIZE, peer::FIELDS),
+            ("memset", memset::SIZE, memset::FIELDS),
+            ("api", api::SIZE, api::FIELDS),
+            ("synchronization", synchronization::SIZE, synchronization::FIELDS),
+            ("overhead", overhead::SIZE, overhead::FIELDS),
+            ("context", context::SIZE, context::FIELDS),
+            ("stream", stream::SIZE, stream::FIELDS),
+            ("device", device::SIZE, device::FIELDS),
+        ];
+        for (name, size, fields) in records {
+            let versions = lines(name);
+            assert!(versions.len() >= 13, "{name}: {} versions", versions.len());
+            for (version, words) in versions {
+                assert!(words[1].parse::<usize>().unwrap() >= size, "{version} {name}");
+                let places: BTreeMap<&str, usize> = words[2..]
+                    .iter()
+                    .map(|word| word.split_once('=').unwrap())
+                    .map(|(field, offset)| (field, offset.parse().unwrap()))
+                    .collect();
+                assert_eq!(places.len(), fields.len(), "{version} {name}");
+                for (field, offset) in fields {
+                    let field = field.trim_end_matches('_');
+                    assert_eq!(places.get(field), Some(offset), "{version} {name}.{field}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_the_same_in_every_version() {
+        let known = BTreeMap::from([
+            ("CUPTI_ACTIVITY_KIND_MEMCPY", kind::MEMCPY),
+            ("CUPTI_ACTIVITY_KIND_MEMSET", kind::MEMSET),
+            ("CUPTI_ACTIVITY_KIND_DRIVER", kind::DRIVER),
+            ("CUPTI_ACTIVITY_KIND_RUNTIME", kind::RUNTIME),
+            ("CUPTI_ACTIVITY_KIND_DEVICE", kind::DEVICE),
+            ("CUPTI_ACTIVITY_KIND_CONTEXT", kind::CONTEXT),
+            ("CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL", kind::CONCURRENT_KERNEL),
+            ("CUPTI_ACTIVITY_KIND_OVERHEAD", kind::OVERHEAD),
+            ("CUPTI_ACTIVITY_KIND_MEMCPY2", kind::MEMCPY_PEER),
+            ("CUPTI_ACTIVITY_KIND_STREAM", kind::STREAM),
+            ("CUPTI_ACTIVITY_KIND_SYNCHRONIZATION", kind::SYNCHRONIZATION),
+            ("CUPTI_ACTIVITY_ATTR_DEVICE_BUFFER_POOL_LIMIT", attribute::DEVICE_BUFFER_POOL_LIMIT),
+            ("CUPTI_ACTIVITY_ATTR_ZEROED_OUT_ACTIVITY_BUFFER", attribute::ZEROED_OUT_BUFFER),
+            ("CUPTI_ACTIVITY_ATTR_PER_THREAD_ACTIVITY_BUFFER", attribute::PER_THREAD_BUFFER),
+            ("CUPTI_CB_DOMAIN_DRIVER_API", domain::DRIVER),
+            ("CUPTI_CB_DOMAIN_RUNTIME_API", domain::RUNTIME),
+            ("CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED", 39),
+            ("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES", 35),
+            ("CUPTI_ERROR_OUT_OF_MEMORY", 8),
+        ]);
+        let mut seen = 0;
+        for (version, words) in lines("number") {
+            let number: u32 = words[1].parse().unwrap();
+            if words[0] == "CUPTI_API_VERSION" {
+                // 18 to 28 for 12.1 to 12.9, then 13.0 is 130001.
+                assert_eq!(number >= 24, !version.starts_with("12.") || version >= "12.6");
+                continue;
+            }
+            assert_eq!(known.get(words[0]), Some(&number), "{version} {}", words[0]);
+            seen += 1;
+        }
+        assert!(seen > 200, "{seen} numbers");
+    }
+
+    #[test]
+    fn the_functions_that_launch_are_all_there_are() {
+        let mut numbers: Vec<u32> =
+            lines("driver").iter().map(|(_, words)| words[1].parse().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers, DRIVER_LAUNCHES);
+        assert!(numbers.iter().all(|number| *number <= LAST_DRIVER_FUNCTION));
+        let mut names: BTreeMap<u32, &str> = BTreeMap::new();
+        for (version, words) in lines("runtime") {
+            let number: u32 = words[1].parse().unwrap();
+            let name = words[0].split("_v").next().unwrap().trim_end_matches("_ptsz");
+            assert_eq!(*names.entry(number).or_insert(name), name, "{version} {number}");
+        }
+        let noisy: Vec<u32> = names.into_keys().collect();
+        assert_eq!(noisy, NOISY_RUNTIME_FUNCTIONS);
     }
 }

@@ -22,6 +22,18 @@ pub(crate) type BufferCompleted = extern "C" fn(*mut c_void, u32, *mut u8, usize
 /// A subscriber's callback.
 pub(crate) type Callback = extern "C" fn(*mut c_void, u32, u32, *const c_void);
 
+/// `CUpti_SubscriberParams` as CUDA 13.0 has it; later libraries take it by its size.
+#[repr(C)]
+struct SubscriberParams {
+    bytes: usize,
+    name: *const c_char,
+    holder: *mut c_char,
+    holder_bytes: usize,
+}
+
+/// `CUPTI_OLD_SUBSCRIBER_NAME_MIN_LEN`.
+const HOLDER_BYTES: usize = 64;
+
 macro_rules! symbols {
     ($($(#[$doc:meta])* $field:ident = $symbol:literal: fn($($arg:ty),*);)*) => {
         /// The functions, by name of the C symbol.
@@ -53,6 +65,7 @@ symbols! {
     get_result_string = b"cuptiGetResultString\0": fn(c_int, *mut *const c_char);
     get_callback_name = b"cuptiGetCallbackName\0": fn(u32, u32, *mut *const c_char);
     subscribe = b"cuptiSubscribe\0": fn(*mut *mut c_void, Callback, *mut c_void);
+    subscribe_v2 = b"cuptiSubscribe_v2\0": fn(*mut *mut c_void, Callback, *mut c_void, *mut SubscriberParams);
     unsubscribe = b"cuptiUnsubscribe\0": fn(*mut c_void);
     register_callbacks = b"cuptiActivityRegisterCallbacks\0": fn(BufferRequested, BufferCompleted);
     enable = b"cuptiActivityEnable\0": fn(u32);
@@ -66,6 +79,8 @@ symbols! {
     set_attribute = b"cuptiActivitySetAttribute\0": fn(u32, *mut usize, *mut c_void);
     set_thread_id_type = b"cuptiSetThreadIdType\0": fn(u32);
     get_thread_id_type = b"cuptiGetThreadIdType\0": fn(*mut u32);
+    enabled_kinds = b"cuptiActivityGetEnabledKinds\0": fn(*mut c_void, *mut u32, *mut u32, *mut u32);
+    finalize = b"cuptiFinalize\0": fn();
 }
 
 /// A libcupti that is loaded for the rest of the process's life.
@@ -81,17 +96,36 @@ pub(crate) struct Cupti {
 /// The oldest version that this backend reads: CUDA 12.1.
 const OLDEST_VERSION: u32 = 18;
 
+/// The oldest version that can be detached: CUDA 12.6. Older ones crash where graphs were captured.
+const DETACH_VERSION: u32 = 24;
+
+/// CUPTI's refusals that a person can do something about.
+mod refusal {
+    use std::ffi::c_int;
+
+    pub(super) const OUT_OF_MEMORY: c_int = 8;
+    pub(super) const VIRTUAL_DEVICE: c_int = 33;
+    pub(super) const PRIVILEGES: c_int = 35;
+    pub(super) const VIRTUAL_DEVICE_PRIVILEGES: c_int = 40;
+    pub(super) const CONFIDENTIAL_COMPUTING: c_int = 41;
+    pub(super) const MINING_DEVICE: c_int = 42;
+    pub(super) const MIG_DEVICE: c_int = 43;
+    pub(super) const SLI_DEVICE: c_int = 44;
+    pub(super) const WSL_DEVICE: c_int = 45;
+}
+
 macro_rules! call {
-    ($self:ident.$field:ident($($arg:expr),*), $name:literal) => {{
-        let function = $self.symbols.$field.ok_or(BackendError::Unavailable {
-            code: "symbol_missing".to_owned(),
-            message: format!(concat!("libcupti {} has no ", $name), $self.version),
-        })?;
-        // SAFETY: the arguments are of the types that CUPTI's header gives and live for the call;
-        // what else the function asks for is kept by the one caller of this method, `Capture`.
-        let code = unsafe { function($($arg),*) };
-        $self.check($name, code)
-    }};
+    ($self:ident.$field:ident($($arg:expr),*), $name:literal) => {
+        match $self.symbols.$field {
+            Some(function) => {
+                // SAFETY: the arguments are of the types that CUPTI's header gives and live for the
+                // call; what else the function asks for is kept by the one caller of this method.
+                let code = unsafe { function($($arg),*) };
+                $self.check($name, code)
+            }
+            None => Err($self.missing($name)),
+        }
+    };
 }
 
 impl Cupti {
@@ -161,10 +195,50 @@ impl Cupti {
         unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }
 
+    fn missing(&self, name: &str) -> BackendError {
+        BackendError::Unavailable {
+            code: "symbol_missing".to_owned(),
+            message: format!("libcupti {} ({}) has no {name}", self.version, self.found),
+        }
+    }
+
     fn check(&self, call: &'static str, code: c_int) -> Result<(), BackendError> {
+        let refused = |code: &str, message: String| {
+            Err(BackendError::Unavailable { code: code.to_owned(), message })
+        };
         match code {
             SUCCESS => Ok(()),
             MULTIPLE_SUBSCRIBERS => Err(BackendError::Busy { holder: None }),
+            refusal::PRIVILEGES => Err(BackendError::Permission {
+                what: format!("{call} (CUPTI_ERROR_INSUFFICIENT_PRIVILEGES)"),
+                remedy: "load the kernel module with NVreg_RestrictProfilingToAdminUsers=0, or \
+                         give the process CAP_SYS_ADMIN"
+                    .to_owned(),
+            }),
+            refusal::VIRTUAL_DEVICE_PRIVILEGES => Err(BackendError::Permission {
+                what: format!("{call} on this virtual GPU"),
+                remedy: "enable profiling for the virtual machine on its host \
+                         (vGPU plugin parameter enable_profiling=1)"
+                    .to_owned(),
+            }),
+            refusal::OUT_OF_MEMORY => refused(
+                "out_of_device_memory",
+                format!(
+                    "{call}: CUPTI found no memory for its buffers; free some 20 MB of the device's memory"
+                ),
+            ),
+            refusal::VIRTUAL_DEVICE
+            | refusal::CONFIDENTIAL_COMPUTING
+            | refusal::MINING_DEVICE
+            | refusal::MIG_DEVICE
+            | refusal::SLI_DEVICE
+            | refusal::WSL_DEVICE => refused(
+                "device_not_supported",
+                format!(
+                    "CUPTI does not serve this kind of device: {call} gave {code} ({})",
+                    self.result_name(code)
+                ),
+            ),
             code => Err(BackendError::Vendor {
                 call,
                 code: i64::from(code),
@@ -197,11 +271,46 @@ impl Cupti {
     }
 
     /// Becomes the one subscriber of the process.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Busy`] where another tool is, by its name where the library tells it.
     pub(crate) fn subscribe(&self) -> Result<Subscriber, BackendError> {
-        extern "C" fn ignore(_data: *mut c_void, _domain: u32, _id: u32, _info: *const c_void) {}
         let mut handle = std::ptr::null_mut();
-        call!(self.subscribe(&raw mut handle, ignore, std::ptr::null_mut()), "cuptiSubscribe")?;
-        Ok(Subscriber(handle))
+        match call!(self.subscribe(&raw mut handle, ignore, std::ptr::null_mut()), "cuptiSubscribe")
+        {
+            Ok(()) => Ok(Subscriber(handle)),
+            Err(BackendError::Busy { .. }) => Err(BackendError::Busy { holder: self.holder() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The name of whoever holds the subscription (CUDA 13.0 and later).
+    ///
+    /// Only a subscription that is refused tells it; the capture itself stays with the older
+    /// call, after which the process can be detached.
+    fn holder(&self) -> Option<String> {
+        self.symbols.subscribe_v2?;
+        let mut name = [0_u8; HOLDER_BYTES];
+        let mut params = SubscriberParams {
+            bytes: size_of::<SubscriberParams>(),
+            name: c"omniprof".as_ptr(),
+            holder: name.as_mut_ptr().cast(),
+            holder_bytes: name.len(),
+        };
+        let mut handle = std::ptr::null_mut();
+        let asked = call!(
+            self.subscribe_v2(&raw mut handle, ignore, std::ptr::null_mut(), &raw mut params),
+            "cuptiSubscribe_v2"
+        );
+        if asked.is_ok() {
+            // It left in between; the next start is told so by succeeding.
+            drop(self.unsubscribe(&Subscriber(handle)));
+            return None;
+        }
+        let text = CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy();
+        let text = text.trim();
+        (!text.is_empty()).then(|| text.to_owned())
     }
 
     /// Gives the subscription back.
@@ -285,6 +394,32 @@ impl Cupti {
         call!(self.set_thread_id_type(kind), "cuptiSetThreadIdType")
     }
 
+    /// Whether anybody records, where the library tells (CUDA 13.2 and later).
+    pub(crate) fn is_recording(&self) -> Option<bool> {
+        let mut kinds = 0;
+        call!(
+            self.enabled_kinds(
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                &raw mut kinds
+            ),
+            "cuptiActivityGetEnabledKinds"
+        )
+        .ok()?;
+        Some(kinds > 0)
+    }
+
+    /// Whether the library can be taken out of a process that goes on working.
+    pub(crate) fn can_detach(&self) -> bool {
+        self.version >= DETACH_VERSION && self.symbols.finalize.is_some()
+    }
+
+    /// Takes CUPTI out of the process. The caller holds the subscription, which ends with it.
+    pub(crate) fn finalize(&self) -> Result<(), BackendError> {
+        call!(self.finalize(), "cuptiFinalize")
+    }
+
     /// What thread numbers records carry.
     pub(crate) fn thread_id_type(&self) -> Result<u32, BackendError> {
         let mut kind = 0;
@@ -308,6 +443,8 @@ impl Cupti {
         (code == SUCCESS && !record.is_null()).then_some(record)
     }
 }
+
+extern "C" fn ignore(_data: *mut c_void, _domain: u32, _id: u32, _info: *const c_void) {}
 
 /// Whether the process has loaded the CUDA driver.
 pub(crate) fn driver_is_loaded() -> bool {

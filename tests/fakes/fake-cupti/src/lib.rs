@@ -3,393 +3,20 @@
 //! It exports CUPTI's symbols and a few of its own (`fake_…`), by which a test plays the
 //! application: it launches, and decides when kernels end, which calls fail and who else is
 //! subscribed. Buffers are per thread, as CUPTI's are since 13.0; `FlushAll` hands over those
-//! whose records are complete, a forced one hands over the rest with an end of 0.
+//! whose records are complete, a forced one hands over the rest with an end of 0. A launch through
+//! the runtime has a driver call inside, of the same correlation, whose record comes first.
 
 #![expect(unsafe_code, reason = "plays a C library")]
 
-use std::collections::{BTreeMap, BTreeSet};
+pub mod application;
+mod state;
+
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-const SUCCESS: c_int = 0;
-const INVALID_PARAMETER: c_int = 1;
-const MAX_LIMIT_REACHED: c_int = 12;
-const MULTIPLE_SUBSCRIBERS: c_int = 39;
-
-/// What a record says; as in `records.c`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Activity {
-    start: u64,
-    end: u64,
-    bytes: u64,
-    graph_node: u64,
-    name: *const c_char,
-    correlation: u32,
-    thread: u32,
-    process: u32,
-    cbid: u32,
-    stream: u32,
-    context: u32,
-    device: u32,
-    graph: u32,
-    grid_x: u32,
-    block_x: u32,
-}
-
-// SAFETY: the name is a string of the test that is never freed.
-unsafe impl Send for Activity {}
-
-unsafe extern "C" {
-    fn fake_record_size(kind: u32, version: u32) -> usize;
-    fn fake_record_write(out: *mut u8, kind: u32, version: u32, activity: *const Activity);
-}
-
-type BufferRequested = extern "C" fn(*mut *mut u8, *mut usize, *mut usize);
-type BufferCompleted = extern "C" fn(*mut c_void, u32, *mut u8, usize, usize);
-
-/// A buffer that the client lent.
-struct Lent {
-    address: usize,
-    size: usize,
-    valid: usize,
-    /// Where kernels lie that have not ended.
-    running: Vec<(usize, Activity)>,
-}
-
-struct Fake {
-    version: u32,
-    subscribed: bool,
-    rival: bool,
-    callbacks: Option<(BufferRequested, BufferCompleted)>,
-    enabled: BTreeSet<u32>,
-    driver_off: BTreeSet<u32>,
-    runtime_off: BTreeSet<u32>,
-    thread_id_type: u32,
-    correlation: u32,
-    dropped: usize,
-    holding: bool,
-    failing: BTreeMap<String, c_int>,
-    calls: BTreeMap<String, u64>,
-    /// Buffers in use, by thread.
-    lent: BTreeMap<u32, Lent>,
-    /// Buffers that are full but hold kernels that still run.
-    held: Vec<Lent>,
-    /// Threads inside `FlushAll`: the real one deadlocks at two.
-    flushing: u32,
-    flushed_at_once: u32,
-}
-
-static FAKE: Mutex<Fake> = Mutex::new(Fake {
-    version: 130_001,
-    subscribed: false,
-    rival: false,
-    callbacks: None,
-    enabled: BTreeSet::new(),
-    driver_off: BTreeSet::new(),
-    runtime_off: BTreeSet::new(),
-    thread_id_type: 0,
-    correlation: 0,
-    dropped: 0,
-    holding: false,
-    failing: BTreeMap::new(),
-    calls: BTreeMap::new(),
-    lent: BTreeMap::new(),
-    held: Vec::new(),
-    flushing: 0,
-    flushed_at_once: 0,
-});
-
-fn fake() -> MutexGuard<'static, Fake> {
-    FAKE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Buffers that go back to the client once the lock is released.
-type Deliveries = Vec<(BufferCompleted, Lent)>;
-
-fn deliver(deliveries: Deliveries) {
-    for (completed, lent) in deliveries {
-        completed(std::ptr::null_mut(), 0, lent.address as *mut u8, lent.size, lent.valid);
-    }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
-}
-
-impl Fake {
-    /// Counts a call and says what it shall return.
-    fn called(&mut self, name: &str) -> c_int {
-        *self.calls.entry(name.to_owned()).or_default() += 1;
-        self.failing.get(name).copied().unwrap_or(SUCCESS)
-    }
-
-    fn thread_id(&self) -> u32 {
-        if self.thread_id_type == 1 {
-            // SAFETY: takes nothing and cannot fail.
-            return unsafe { libc_gettid() } as u32;
-        }
-        // SAFETY: takes nothing and cannot fail.
-        unsafe { libc_pthread_self() as u32 }
-    }
-
-    /// Writes a record into the buffer of this thread, asking for a new one where it is full.
-    fn record(&mut self, kind: u32, activity: &Activity, running: bool) -> Deliveries {
-        let mut deliveries = Vec::new();
-        let Some((requested, completed)) = self.callbacks else { return deliveries };
-        // SAFETY: plain computation in C.
-        let size = unsafe { fake_record_size(kind, self.version) };
-        // SAFETY: takes nothing and cannot fail.
-        let thread = unsafe { libc_gettid() } as u32;
-        let full = self.lent.get(&thread).is_some_and(|lent| lent.valid + size > lent.size);
-        if full && let Some(lent) = self.lent.remove(&thread) {
-            if lent.running.is_empty() {
-                deliveries.push((completed, lent));
-            } else {
-                self.held.push(lent);
-            }
-        }
-        if !self.lent.contains_key(&thread) {
-            let (mut address, mut bytes, mut most) = (std::ptr::null_mut(), 0, 0);
-            requested(&raw mut address, &raw mut bytes, &raw mut most);
-            if address.is_null() || bytes < size {
-                self.dropped += 1;
-                return deliveries;
-            }
-            let lent =
-                Lent { address: address as usize, size: bytes, valid: 0, running: Vec::new() };
-            self.lent.insert(thread, lent);
-        }
-        let version = self.version;
-        let Some(lent) = self.lent.get_mut(&thread) else { return deliveries };
-        let place = (lent.address + lent.valid) as *mut u8;
-        // SAFETY: the client lent `size` bytes there, checked above.
-        unsafe { fake_record_write(place, kind, version, activity) };
-        if running {
-            lent.running.push((lent.valid, *activity));
-        }
-        lent.valid += size;
-        deliveries
-    }
-
-    /// Takes the buffers that can go back.
-    fn flush(&mut self, forced: bool) -> Deliveries {
-        let Some((_, completed)) = self.callbacks else { return Vec::new() };
-        let mut deliveries = Vec::new();
-        let mut kept = Vec::new();
-        let held = std::mem::take(&mut self.held);
-        let lent = std::mem::take(&mut self.lent);
-        for lent in held {
-            if forced || lent.running.is_empty() {
-                deliveries.push((completed, lent));
-            } else {
-                kept.push(lent);
-            }
-        }
-        for (thread, lent) in lent {
-            if lent.valid > 0 && (forced || lent.running.is_empty()) {
-                deliveries.push((completed, lent));
-            } else {
-                self.lent.insert(thread, lent);
-            }
-        }
-        self.held = kept;
-        deliveries
-    }
-
-    /// The kernels that run end now.
-    fn end_kernels(&mut self) {
-        let end = now();
-        let version = self.version;
-        for lent in self.held.iter_mut().chain(self.lent.values_mut()) {
-            for (offset, mut activity) in lent.running.drain(..) {
-                activity.end = end;
-                let place = (lent.address + offset) as *mut u8;
-                // SAFETY: the record lies in a buffer that is still lent.
-                unsafe { fake_record_write(place, 10, version, &raw const activity) };
-            }
-        }
-    }
-}
-
-unsafe extern "C" {
-    #[link_name = "gettid"]
-    fn libc_gettid() -> c_int;
-    #[link_name = "pthread_self"]
-    fn libc_pthread_self() -> usize;
-}
-
-// The side of the application and the test.
-
-/// Plays the library's version from now on (`18` = CUDA 12.1 … `130401`).
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_version(version: u32) {
-    fake().version = version;
-}
-
-/// Another tool subscribes or leaves.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_rival(present: bool) {
-    fake().rival = present;
-}
-
-/// A call fails with `code` from now on; 0 = it succeeds again.
-///
-/// # Safety
-///
-/// `name` is a NUL-terminated string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fake_fail(name: *const c_char, code: c_int) {
-    // SAFETY: the caller's duty.
-    let name = unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned();
-    if code == SUCCESS {
-        fake().failing.remove(&name);
-    } else {
-        fake().failing.insert(name, code);
-    }
-}
-
-/// How often a call was made.
-///
-/// # Safety
-///
-/// `name` is a NUL-terminated string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fake_calls(name: *const c_char) -> u64 {
-    // SAFETY: the caller's duty.
-    let name = unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned();
-    fake().calls.get(&name).copied().unwrap_or(0)
-}
-
-/// All calls that were made.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_all_calls() -> u64 {
-    fake().calls.values().sum()
-}
-
-/// The most threads that were inside `FlushAll` at once.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_flushed_at_once() -> u32 {
-    fake().flushed_at_once
-}
-
-/// Kernels that are launched from now on run until this is called with `false`.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_hold(holding: bool) {
-    let mut fake = fake();
-    fake.holding = holding;
-    if !holding {
-        fake.end_kernels();
-    }
-}
-
-/// The driver drops records.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_drop(count: usize) {
-    fake().dropped += count;
-}
-
-/// The application launches a kernel `count` times on this thread.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_launch(name: *const c_char, count: u64, stream: u32, grid: u32) {
-    const CUDA_LAUNCH_KERNEL: u32 = 211;
-    for _ in 0..count {
-        let mut fake = fake();
-        fake.correlation = fake.correlation.wrapping_add(1).max(1);
-        let start = now();
-        let call = Activity {
-            start,
-            end: start + 500,
-            bytes: 0,
-            graph_node: 0,
-            name,
-            correlation: fake.correlation,
-            thread: fake.thread_id(),
-            process: std::process::id(),
-            cbid: CUDA_LAUNCH_KERNEL,
-            stream,
-            context: 1,
-            device: 0,
-            graph: 0,
-            grid_x: grid,
-            block_x: 128,
-        };
-        let mut deliveries = Vec::new();
-        if fake.enabled.contains(&5) && !fake.runtime_off.contains(&CUDA_LAUNCH_KERNEL) {
-            deliveries.extend(fake.record(5, &call, false));
-        }
-        if fake.enabled.contains(&10) {
-            let holding = fake.holding;
-            let end = if holding { 0 } else { start + 1_500 };
-            let kernel = Activity { start: start + 600, end, ..call };
-            deliveries.extend(fake.record(10, &kernel, holding));
-        }
-        drop(fake);
-        deliver(deliveries);
-    }
-}
-
-/// The application copies and sets memory, one of each.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_copy(bytes: u64, stream: u32) {
-    let mut fake = fake();
-    fake.correlation = fake.correlation.wrapping_add(1).max(1);
-    let start = now();
-    let activity = Activity {
-        start,
-        end: start + 2_000,
-        bytes,
-        graph_node: 0,
-        name: std::ptr::null(),
-        correlation: fake.correlation,
-        thread: fake.thread_id(),
-        process: std::process::id(),
-        cbid: 41,
-        stream,
-        context: 1,
-        device: 0,
-        graph: 0,
-        grid_x: 0,
-        block_x: 0,
-    };
-    let mut deliveries = Vec::new();
-    for kind in [1, 2] {
-        if fake.enabled.contains(&kind) {
-            deliveries.extend(fake.record(kind, &activity, false));
-        }
-    }
-    drop(fake);
-    deliver(deliveries);
-}
-
-/// The driver delivers a record of a kind that nobody asked for.
-#[unsafe(no_mangle)]
-pub extern "C" fn fake_unknown(kind: u32) {
-    let mut fake = fake();
-    let activity = Activity {
-        start: 0,
-        end: 0,
-        bytes: 0,
-        graph_node: 0,
-        name: std::ptr::null(),
-        correlation: 0,
-        thread: 0,
-        process: 0,
-        cbid: 0,
-        stream: 0,
-        context: 0,
-        device: 0,
-        graph: 0,
-        grid_x: 0,
-        block_x: 0,
-    };
-    let deliveries = fake.record(kind, &activity, false);
-    drop(fake);
-    deliver(deliveries);
-}
-
-// The side of the profiler: CUPTI's symbols.
+use state::{
+    Activity, BufferCompleted, BufferRequested, INVALID_PARAMETER, MAX_LIMIT_REACHED,
+    MULTIPLE_SUBSCRIBERS, SUCCESS, deliver, fake, fake_record_size, now,
+};
 
 macro_rules! answer {
     ($name:literal, |$fake:ident| $body:expr) => {{
@@ -489,6 +116,45 @@ pub unsafe extern "C" fn cuptiSubscribe(
     })
 }
 
+/// `CUpti_SubscriberParams`.
+#[repr(C)]
+pub struct SubscriberParams {
+    size: usize,
+    name: *const c_char,
+    old_name: *mut c_char,
+    old_size: usize,
+}
+
+/// `cuptiSubscribe_v2`, as CUPTI 13.0 documents it.
+///
+/// # Safety
+///
+/// `handle` can be written; `params` is null or as CUPTI wants it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuptiSubscribe_v2(
+    handle: *mut *mut c_void,
+    callback: *const c_void,
+    data: *mut c_void,
+    params: *mut SubscriberParams,
+) -> c_int {
+    if !params.is_null() {
+        // SAFETY: the caller's duty.
+        let params = unsafe { &*params };
+        if params.size != size_of::<SubscriberParams>() {
+            return INVALID_PARAMETER;
+        }
+        let holder = fake().holder.clone();
+        if !params.old_name.is_null() && holder.len() < params.old_size {
+            // SAFETY: the client gave that much room, and the name is shorter.
+            unsafe {
+                params.old_name.copy_from_nonoverlapping(holder.as_ptr().cast(), holder.len())
+            };
+        }
+    }
+    // SAFETY: the caller's duty.
+    unsafe { cuptiSubscribe(handle, callback, data) }
+}
+
 /// `cuptiUnsubscribe`, as CUPTI documents it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuptiUnsubscribe(_handle: *mut c_void) -> c_int {
@@ -522,6 +188,23 @@ pub extern "C" fn cuptiActivityEnable(kind: u32) -> c_int {
         }
         SUCCESS
     })
+}
+
+/// `cuptiActivityEnableAndDump`, as CUPTI documents it.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuptiActivityEnableAndDump(kind: u32) -> c_int {
+    let deliveries = {
+        let mut fake = fake();
+        let code = fake.called("cuptiActivityEnableAndDump");
+        if code != SUCCESS {
+            return code;
+        }
+        fake.enabled.insert(kind);
+        let existing = Activity { stream: 7, context: 1, ..Activity::NONE };
+        fake.record(kind, &existing, false)
+    };
+    deliver(deliveries);
+    SUCCESS
 }
 
 /// `cuptiActivityDisable`, as CUPTI documents it.
@@ -659,4 +342,59 @@ pub unsafe extern "C" fn cuptiGetThreadIdType(kind: *mut u32) -> c_int {
         unsafe { *kind = fake.thread_id_type };
         SUCCESS
     })
+}
+
+/// `cuptiActivityGetEnabledKinds`, as CUPTI 13.2 documents it; tells the number alone.
+///
+/// # Safety
+///
+/// `count` can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuptiActivityGetEnabledKinds(
+    _subscriber: *mut c_void,
+    _kinds: *mut u32,
+    _size: *mut u32,
+    count: *mut u32,
+) -> c_int {
+    answer!("cuptiActivityGetEnabledKinds", |fake| {
+        let kinds = fake.enabled.len() as u32 + u32::from(fake.stranger);
+        // SAFETY: the caller's duty.
+        unsafe { *count = kinds };
+        SUCCESS
+    })
+}
+
+/// `cuptiActivityRegisterTimestampCallback`, as CUPTI documents it. Nobody shall call it.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuptiActivityRegisterTimestampCallback(_callback: *const c_void) -> c_int {
+    answer!("cuptiActivityRegisterTimestampCallback", |_fake| SUCCESS)
+}
+
+/// `cuptiFinalize`, as CUPTI documents it. Takes as long as the test says.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuptiFinalize() -> c_int {
+    let pause = {
+        let mut fake = fake();
+        let code = fake.called("cuptiFinalize");
+        if code != SUCCESS {
+            return code;
+        }
+        if !fake.subscribed {
+            fake.violations.push("cuptiFinalize without the subscription".to_owned());
+        }
+        if !fake.enabled.is_empty() || fake.stranger || fake.flushing > 0 {
+            fake.violations.push("cuptiFinalize while something records".to_owned());
+        }
+        fake.finalizing = true;
+        std::time::Duration::from_millis(fake.finalize_ms)
+    };
+    std::thread::sleep(pause);
+    let mut fake = fake();
+    fake.finalizing = false;
+    fake.subscribed = false;
+    fake.callbacks = None;
+    fake.enabled.clear();
+    fake.lent.clear();
+    fake.held.clear();
+    SUCCESS
 }

@@ -78,6 +78,60 @@ struct activity {
   uint32_t correlation, thread, process, cbid, stream, context, device, graph, grid_x, block_x;
 };
 
+struct peer_record {
+  uint32_t kind;
+  uint8_t copy_kind, src_kind, dst_kind, flags;
+  uint64_t bytes, start, end;
+  uint32_t device_id, context_id, stream_id;
+  uint32_t src_device_id, src_context_id, dst_device_id, dst_context_id, correlation_id;
+  void *reserved0;
+  uint64_t graph_node_id;
+  uint32_t graph_id, channel_id;
+  int32_t channel_type;
+  uint32_t pad;
+};
+_Static_assert(sizeof(struct peer_record) == 96, "peer");
+
+struct synchronization {
+  uint32_t kind, type;
+  uint64_t start, end;
+  uint32_t correlation_id, context_id, stream_id, event_id;
+};
+_Static_assert(sizeof(struct synchronization) == 40, "synchronization");
+
+struct overhead {
+  uint32_t kind, overhead_kind, object_kind, process_id, thread_id, unused;
+  uint64_t start, end;
+};
+_Static_assert(sizeof(struct overhead) == 40, "overhead");
+
+struct context {
+  uint32_t kind, context_id, device_id;
+  uint16_t compute_api_kind, null_stream_id;
+};
+_Static_assert(sizeof(struct context) == 16, "context");
+
+struct stream {
+  uint32_t kind, context_id, stream_id, priority, flag, correlation_id;
+};
+_Static_assert(sizeof(struct stream) == 24, "stream");
+
+struct device {
+  uint32_t kind, flags;
+  uint64_t memory_bandwidth, memory_size;
+  uint32_t constant_memory, l2, warp, core_clock, copy_engines, multiprocessors, max_ipc;
+  uint32_t warps_multiprocessor, blocks_multiprocessor, shared_multiprocessor;
+  uint32_t registers_multiprocessor, registers_block, shared_block, threads_block;
+  uint32_t block_dim[3], grid_dim[3];
+  uint32_t major, minor, id, ecc;
+  uint8_t uuid[16];
+  const char *name;
+  uint8_t visible, mig, reserved[6];
+  uint32_t gpu_instance, compute_instance;
+  uint8_t mig_uuid[16];
+};
+_Static_assert(sizeof(struct device) == 176, "device");
+
 /* The library's newest layouts by its version number. */
 static size_t kernel_size(uint32_t version) {
   if (version < 130000) return 208;
@@ -87,10 +141,23 @@ static size_t kernel_size(uint32_t version) {
   return 248;
 }
 static size_t memcpy_size(uint32_t version) {
-  if (version < 28) return 88;
+  if (version < 26) return 88;
   return version < 130400 ? 96 : 112;
 }
 static size_t memset_size(uint32_t version) { return version < 130400 ? 88 : 104; }
+static size_t overhead_size(uint32_t version) {
+  if (version < 21) return 40;
+  return version < 22 ? 48 : 56;
+}
+static size_t context_size(uint32_t version) {
+  if (version < 22) return 16;
+  if (version < 23) return 24;
+  return version < 130100 ? 32 : 40;
+}
+static size_t device_size(uint32_t version) {
+  if (version < 20) return 176;
+  return version < 130200 ? 184 : 192;
+}
 
 size_t fake_record_size(uint32_t kind, uint32_t version) {
   switch (kind) {
@@ -98,9 +165,21 @@ size_t fake_record_size(uint32_t kind, uint32_t version) {
     case 2: return memset_size(version);
     case 4:
     case 5: return sizeof(struct api);
+    case 8: return device_size(version);
+    case 9: return context_size(version);
     case 10: return kernel_size(version);
+    case 17: return overhead_size(version);
+    case 22: return sizeof(struct peer_record);
+    case 37: return sizeof(struct stream);
+    case 38: return version < 26 ? 40 : 56;
     default: return 64; /* kinds that nobody knows yet */
   }
+}
+
+/* The bytes that every version has, then a tail that no older reader may take for something. */
+static void put(void *out, size_t size, const void *record, size_t known) {
+  memcpy(out, record, known);
+  memset((char *)out + known, 0xEE, size - known);
 }
 
 /* Writes one record; `out` has room for fake_record_size bytes, which are zero. */
@@ -167,6 +246,48 @@ void fake_record_write(void *out, uint32_t kind, uint32_t version, const struct 
     r.memory_kind = 3;
     memcpy(out, &r, sizeof r);
     memset((char *)out + sizeof r, 0xEE, size - sizeof r);
+  } else if (kind == 22) {
+    struct peer_record r;
+    memset(&r, 0, sizeof r);
+    r.kind = kind;
+    r.copy_kind = 10;
+    r.src_kind = r.dst_kind = 3;
+    r.bytes = a->bytes;
+    r.start = a->start;
+    r.end = a->end;
+    r.device_id = a->device;
+    r.context_id = a->context;
+    r.stream_id = a->stream;
+    r.src_device_id = 0;
+    r.dst_device_id = 1;
+    r.correlation_id = a->correlation;
+    put(out, size, &r, sizeof r);
+  } else if (kind == 38) {
+    struct synchronization r = {kind, 3, a->start, a->end, a->correlation, a->context, a->stream,
+                                UINT32_MAX};
+    put(out, size, &r, sizeof r);
+  } else if (kind == 17) {
+    struct overhead r = {kind, 1 << 16, 2, a->process, a->thread, 0, a->start, a->end};
+    put(out, size, &r, sizeof r);
+  } else if (kind == 9) {
+    struct context r = {kind, a->context, a->device, 1, 0};
+    put(out, size, &r, sizeof r);
+  } else if (kind == 37) {
+    struct stream r = {kind, a->context, a->stream, 5, 0, 0};
+    put(out, size, &r, sizeof r);
+  } else if (kind == 8) {
+    struct device r;
+    memset(&r, 0, sizeof r);
+    r.kind = kind;
+    r.memory_size = 80ull << 30;
+    r.warp = 32;
+    r.multiprocessors = 132;
+    r.warps_multiprocessor = 64;
+    r.major = 9;
+    r.id = a->device;
+    for (int i = 0; i < 16; i++) r.uuid[i] = (uint8_t)(0xA0 + i);
+    r.name = "Stand-in H100";
+    put(out, size, &r, sizeof r);
   } else {
     memset(out, 0xEE, size);
     memcpy(out, &kind, sizeof kind);

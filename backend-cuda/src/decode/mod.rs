@@ -3,6 +3,10 @@
 //! Bytes in, rows out: no call into CUPTI, so that recorded buffers and hostile bytes can be
 //! decoded anywhere. Names are pointers in the records; a [`Names`] turns them into text.
 
+mod calls;
+mod correlations;
+mod rows;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use profiler_core::record::{
@@ -10,12 +14,18 @@ use profiler_core::record::{
     LaunchConfigId, Memcpy, Memset, Overhead, StreamDef, StringDef, StringId, Synchronization,
     flag,
 };
-use profiler_core::sink::{Batch, Emit, RecordSink, StreamId};
+use profiler_core::sink::{Emit, RecordSink, StreamId};
 
 use crate::cupti::layout::{
     self, Raw, api, context, device, domain, kernel, kind, memcpy, memset, overhead, peer, stream,
     synchronization,
 };
+
+use self::calls::Nested;
+use self::correlations::Correlations;
+use self::rows::Rows;
+
+pub(crate) use self::calls::Calls;
 
 /// Turns what records point to into text.
 pub(crate) trait Names {
@@ -33,33 +43,71 @@ pub(crate) struct Decoder {
     kernel_names: HashMap<u64, (Box<[u8]>, StringId)>,
     /// Names by text.
     strings: HashMap<Box<[u8]>, StringId>,
-    functions: HashMap<(u32, u32), StringId>,
+    functions: HashMap<(u32, u32), Function>,
     configs: HashMap<ConfigKey, LaunchConfigId>,
     streams: HashSet<(u32, u32)>,
+    /// The device of each context.
+    contexts: HashMap<u32, u32>,
     next_string: u32,
     next_config: u32,
     correlations: Correlations,
-    only_launches: bool,
+    calls: Calls,
+    nested: Nested,
+    /// Driver calls that turned out to be no inner ones.
+    settled: Vec<ApiCall>,
     rows: Rows,
+    use_of_device: Use,
+    /// Rows of work that had not ended when the capture stopped.
+    unfinished: u64,
     /// Records of kinds that nothing asked for, by kind.
-    pub(crate) unknown: BTreeMap<u32, u64>,
+    unknown: BTreeMap<u32, u64>,
 }
 
-/// Rows that wait to be emitted.
+/// An API function that was called.
+#[derive(Clone, Copy)]
+struct Function {
+    name: StringId,
+    role: Role,
+}
+
+/// What a function does to a device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It runs kernels.
+    Launch,
+    /// From here on launches are noted down in a graph and run nothing.
+    Capture,
+    Other,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        const LAUNCHES: [&str; 6] = [
+            "cudaLaunchKernel",
+            "cudaLaunchCooperativeKernel",
+            "cudaGraphLaunch",
+            "cuLaunchKernel",
+            "cuLaunchCooperativeKernel",
+            "cuGraphLaunch",
+        ];
+        if LAUNCHES.iter().any(|launch| name.starts_with(launch)) {
+            return Self::Launch;
+        }
+        if name.contains("BeginCapture") { Self::Capture } else { Self::Other }
+    }
+}
+
+/// What is known of the device's use.
 #[derive(Default)]
-struct Rows {
-    heap: Vec<u8>,
-    strings: Vec<StringDef>,
-    configs: Vec<LaunchConfigDef>,
-    devices: Vec<DeviceDef>,
-    contexts: Vec<ContextDef>,
-    streams: Vec<StreamDef>,
-    kernels: Vec<Kernel>,
-    calls: Vec<ApiCall>,
-    copies: Vec<Memcpy>,
-    sets: Vec<Memset>,
-    waits: Vec<Synchronization>,
-    overheads: Vec<Overhead>,
+struct Use {
+    /// Kernels, copies and memsets.
+    rows: u64,
+    /// Launches that the driver took.
+    launches: u64,
+    /// Launches may have been noted down in a graph.
+    captures: bool,
+    /// A context was there.
+    contexts: bool,
 }
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
@@ -70,35 +118,9 @@ struct ConfigKey {
     registers: u32,
 }
 
-/// CUPTI numbers launches with 32 bits; long captures wrap.
-#[derive(Default)]
-struct Correlations {
-    newest: u64,
-}
-
-impl Correlations {
-    /// The number as it would be with 64 bits: the one nearest to the newest seen.
-    fn widen(&mut self, id: u32) -> u64 {
-        if id == 0 {
-            return 0;
-        }
-        let behind = (self.newest as u32).wrapping_sub(id);
-        let wide = if behind <= u32::MAX / 2 {
-            self.newest.wrapping_sub(u64::from(behind))
-        } else {
-            self.newest + u64::from(behind.wrapping_neg())
-        };
-        // Before the first wrap nothing can lie behind zero.
-        let wide = if wide > self.newest.saturating_add(1 << 32) { u64::from(id) } else { wide };
-        self.newest = self.newest.max(wide);
-        wide
-    }
-}
-
 impl Decoder {
-    /// A decoder for the stream `out`. With `only_launches` driver calls that launch nothing are
-    /// left out: older libraries cannot switch them off one by one.
-    pub(crate) fn new(out: StreamId, only_launches: bool) -> Self {
+    /// A decoder for the stream `out`.
+    pub(crate) fn new(out: StreamId, calls: Calls) -> Self {
         Self {
             out,
             kernel_names: HashMap::new(),
@@ -106,11 +128,16 @@ impl Decoder {
             functions: HashMap::new(),
             configs: HashMap::new(),
             streams: HashSet::new(),
+            contexts: HashMap::new(),
             next_string: 1,
             next_config: 1,
             correlations: Correlations::default(),
-            only_launches,
+            calls,
+            nested: Nested::default(),
+            settled: Vec::new(),
             rows: Rows::default(),
+            use_of_device: Use::default(),
+            unfinished: 0,
             unknown: BTreeMap::new(),
         }
     }
@@ -126,14 +153,52 @@ impl Decoder {
             kind::MEMSET => self.set(record),
             kind::SYNCHRONIZATION => self.wait(record),
             kind::OVERHEAD => self.overhead(record),
-            kind::CONTEXT => self.rows.contexts.push(ContextDef {
-                context: record.u32(context::CONTEXT),
-                device: record.u32(context::DEVICE),
-            }),
+            kind::CONTEXT => {
+                self.use_of_device.contexts = true;
+                self.define_context(record.u32(context::CONTEXT), record.u32(context::DEVICE));
+            }
             kind::STREAM => self.stream(record),
             kind::DEVICE => self.device(record, names),
             other => *self.unknown.entry(other).or_default() += 1,
         }
+    }
+
+    /// So many flushes are over and read.
+    pub(crate) fn settle(&mut self, flushes: u64, names: &dyn Names) {
+        self.nested.settle(flushes, &mut self.settled);
+        self.take_settled(names);
+    }
+
+    /// Whether the process used a device, as far as its records tell.
+    pub(crate) fn device_used(&self) -> Option<bool> {
+        let Use { rows, launches, captures, contexts } = self.use_of_device;
+        if rows > 0 {
+            return Some(true);
+        }
+        match self.calls {
+            // Without calls nothing tells whether a context was used.
+            Calls::None => (!contexts).then_some(false),
+            _ if captures => None,
+            _ => Some(launches > 0),
+        }
+    }
+
+    /// What a person should know.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.unfinished > 0 {
+            notes.push(format!("{} rows of the device had not ended at the stop", self.unfinished));
+        }
+        for (kind, count) in &self.unknown {
+            notes.push(format!("{count} CUPTI records of kind {kind} were not understood"));
+        }
+        notes
+    }
+
+    /// Counts a row of the device.
+    fn ran(&mut self, end: u64) {
+        self.use_of_device.rows += 1;
+        self.unfinished += u64::from(end == 0);
     }
 
     fn kernel(&mut self, record: Raw<'_>, names: &dyn Names) {
@@ -155,6 +220,7 @@ impl Decoder {
             flags: flags(end, graph),
             category: StringId::NONE,
         };
+        self.ran(end);
         self.define_stream(row.device, row.context, row.stream);
         self.rows.kernels.push(row);
     }
@@ -228,33 +294,66 @@ impl Decoder {
 
     fn call(&mut self, record: Raw<'_>, vendor: u32, api: ApiDomain, names: &dyn Names) {
         let function = record.u32(api::FUNCTION);
-        let name = match self.functions.get(&(vendor, function)) {
-            Some(name) => *name,
-            None => {
-                let text = names
-                    .function(vendor, function)
-                    .unwrap_or_else(|| format!("{} function {function}", api.text()));
-                let name = self.string(text.as_bytes());
-                self.functions.insert((vendor, function), name);
-                name
-            }
-        };
-        let correlation = self.correlations.widen(record.u32(api::CORRELATION));
-        if self.only_launches && vendor == domain::DRIVER && !is_driver_launch(function) {
-            return;
-        }
+        let called = self.function(vendor, function, api, names);
         let end = record.u64(api::END);
-        self.rows.calls.push(ApiCall {
+        let call = ApiCall {
             start: record.u64(api::START),
             end,
-            correlation,
-            name,
+            correlation: self.correlations.widen(record.u32(api::CORRELATION)),
+            name: called.name,
             thread: record.u32(api::THREAD),
             result: record.u32(api::RESULT),
             function,
             domain: api.number(),
             flags: flags(end, 0),
-        });
+        };
+        match called.role {
+            Role::Launch if call.result == 0 => self.use_of_device.launches += 1,
+            Role::Capture => self.use_of_device.captures = true,
+            Role::Launch | Role::Other => {}
+        }
+        if self.calls != Calls::Launches {
+            self.rows.calls.push(call);
+            return;
+        }
+        if vendor == domain::RUNTIME {
+            self.nested.runtime(&call, &mut self.settled);
+            self.rows.calls.push(call);
+        } else if is_driver_launch(function) {
+            // Older libraries cannot switch the others off one by one.
+            self.nested.driver(call, &mut self.settled);
+        }
+        self.take_settled(names);
+    }
+
+    /// Driver calls that were the application's own become rows.
+    fn take_settled(&mut self, names: &dyn Names) {
+        let mut settled = std::mem::take(&mut self.settled);
+        for mut call in settled.drain(..) {
+            // The definition may have been refused with its group while the call waited.
+            let called = self.function(domain::DRIVER, call.function, ApiDomain::CudaDriver, names);
+            call.name = called.name;
+            self.rows.calls.push(call);
+        }
+        self.settled = settled;
+    }
+
+    fn function(
+        &mut self,
+        vendor: u32,
+        function: u32,
+        api: ApiDomain,
+        names: &dyn Names,
+    ) -> Function {
+        if let Some(known) = self.functions.get(&(vendor, function)) {
+            return *known;
+        }
+        let text = names
+            .function(vendor, function)
+            .unwrap_or_else(|| format!("{} function {function}", api.text()));
+        let new = Function { name: self.string(text.as_bytes()), role: Role::of(&text) };
+        self.functions.insert((vendor, function), new);
+        new
     }
 
     fn copy(&mut self, record: Raw<'_>) {
@@ -279,6 +378,7 @@ impl Decoder {
             target_kind: record.u8(memcpy::TARGET_KIND),
             reserved: 0,
         };
+        self.ran(end);
         self.define_stream(row.device, row.context, row.stream);
         self.rows.copies.push(row);
     }
@@ -304,6 +404,7 @@ impl Decoder {
             target_kind: record.u8(peer::TARGET_KIND),
             reserved: 0,
         };
+        self.ran(end);
         self.define_stream(row.device, row.context, row.stream);
         self.rows.copies.push(row);
     }
@@ -326,19 +427,23 @@ impl Decoder {
             memory_kind: u32::from(record.u16(memset::MEMORY_KIND)),
             reserved: 0,
         };
+        self.ran(end);
         self.define_stream(row.device, row.context, row.stream);
         self.rows.sets.push(row);
     }
 
     fn wait(&mut self, record: Raw<'_>) {
+        let context = record.u32(synchronization::CONTEXT);
+        let event = record.u32(synchronization::EVENT);
         self.rows.waits.push(Synchronization {
             start: record.u64(synchronization::START),
             end: record.u64(synchronization::END),
             correlation: self.correlations.widen(record.u32(synchronization::CORRELATION)),
-            event: u64::from(record.u32(synchronization::EVENT)),
+            // CUPTI's mark for "not applicable".
+            event: if event == u32::MAX { 0 } else { u64::from(event) },
             event_correlation: 0,
-            device: 0,
-            context: record.u32(synchronization::CONTEXT),
+            device: self.contexts.get(&context).copied().unwrap_or(0),
+            context,
             stream: record.u32(synchronization::STREAM),
             synchronization_kind: record.u32(synchronization::KIND),
         });
@@ -369,11 +474,12 @@ impl Decoder {
     }
 
     fn stream(&mut self, record: Raw<'_>) {
+        let context = record.u32(stream::CONTEXT);
         self.rows.streams.push(StreamDef {
             name: HeapRef::default(),
             stream: record.u32(stream::STREAM),
-            context: record.u32(stream::CONTEXT),
-            device: u32::MAX,
+            context,
+            device: self.contexts.get(&context).copied().unwrap_or(u32::MAX),
             priority: record.u32(stream::PRIORITY),
         });
     }
@@ -390,7 +496,13 @@ impl Decoder {
             device,
             priority: 0,
         });
-        self.rows.contexts.push(ContextDef { context, device });
+        self.define_context(context, device);
+    }
+
+    fn define_context(&mut self, context: u32, device: u32) {
+        if self.contexts.insert(context, device) != Some(device) {
+            self.rows.contexts.push(ContextDef { context, device });
+        }
     }
 
     fn device(&mut self, record: Raw<'_>, names: &dyn Names) {
@@ -422,46 +534,12 @@ impl Decoder {
 
     /// Rows that wait.
     pub(crate) fn waiting(&self) -> usize {
-        let rows = &self.rows;
-        rows.kernels.len()
-            + rows.calls.len()
-            + rows.copies.len()
-            + rows.sets.len()
-            + rows.waits.len()
-            + rows.overheads.len()
-            + rows.devices.len()
-            + rows.contexts.len()
-            + rows.streams.len()
+        self.rows.len()
     }
 
     /// Hands over what waits.
     pub(crate) fn emit(&mut self, sink: &dyn RecordSink) -> Emit {
-        let rows = &self.rows;
-        let out = self.out;
-        let mut group: Vec<Batch<'_>> = Vec::with_capacity(11);
-        macro_rules! put {
-            ($rows:expr) => {
-                if !$rows.is_empty() {
-                    group.push(Batch::with_heap(out, &$rows, &rows.heap));
-                }
-            };
-        }
-        put!(rows.strings);
-        put!(rows.configs);
-        put!(rows.devices);
-        put!(rows.contexts);
-        put!(rows.streams);
-        put!(rows.calls);
-        put!(rows.kernels);
-        put!(rows.copies);
-        put!(rows.sets);
-        put!(rows.waits);
-        put!(rows.overheads);
-        if group.is_empty() {
-            return Emit::Accepted;
-        }
-        let outcome = sink.emit(&group);
-        drop(group);
+        let outcome = self.rows.emit(self.out, sink);
         if outcome != Emit::Accepted {
             self.forget_definitions();
         }
@@ -476,23 +554,7 @@ impl Decoder {
         self.functions.clear();
         self.configs.clear();
         self.streams.clear();
-    }
-}
-
-impl Rows {
-    fn clear(&mut self) {
-        self.heap.clear();
-        self.strings.clear();
-        self.configs.clear();
-        self.devices.clear();
         self.contexts.clear();
-        self.streams.clear();
-        self.kernels.clear();
-        self.calls.clear();
-        self.copies.clear();
-        self.sets.clear();
-        self.waits.clear();
-        self.overheads.clear();
     }
 }
 
@@ -547,20 +609,6 @@ mod tests {
     }
 
     #[test]
-    fn correlations_go_on_past_32_bits() {
-        let mut correlations = Correlations::default();
-        assert_eq!(correlations.widen(5), 5);
-        assert_eq!(correlations.widen(0), 0);
-        assert_eq!(correlations.widen(3), 3, "late, before the first wrap");
-        for id in [1 << 30, 1 << 31, 3 << 30, u32::MAX] {
-            assert_eq!(correlations.widen(id), u64::from(id));
-        }
-        assert_eq!(correlations.widen(2), (1 << 32) + 2);
-        assert_eq!(correlations.widen(u32::MAX - 1), u64::from(u32::MAX - 1), "late");
-        assert_eq!(correlations.widen(3), (1 << 32) + 3);
-    }
-
-    #[test]
     fn a_name_whose_address_is_used_again_is_another_name() {
         struct Two(std::cell::Cell<bool>);
         impl Names for Two {
@@ -572,7 +620,7 @@ mod tests {
             }
         }
         let names = Two(std::cell::Cell::new(false));
-        let mut decoder = Decoder::new(StreamId(1), false);
+        let mut decoder = Decoder::new(StreamId(1), Calls::Launches);
         let first = decoder.kernel_name(64, &names);
         assert_eq!(decoder.kernel_name(64, &names), first);
         names.0.set(true);
@@ -588,7 +636,7 @@ mod tests {
         ) {
             let mut bytes = kind.to_ne_bytes().to_vec();
             bytes.extend(tail);
-            let mut decoder = Decoder::new(StreamId(1), false);
+            let mut decoder = Decoder::new(StreamId(1), Calls::Launches);
             for end in 0..bytes.len() {
                 decoder.record(Raw(&bytes[..end]), &Fixed);
             }

@@ -1,0 +1,269 @@
+//! What is recorded, on the stand-in.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use backend_cuda::CudaBackend;
+use profiler_core::backend::{Preset, ProfilerBackend as _, SessionConfig, SessionSummary};
+use profiler_core::clock::SystemClock;
+use profiler_core::conformance::{Answer, MemorySink};
+use profiler_core::record::{
+    ApiCall, ApiDomain, ContextDef, DeviceDef, Kernel, Memcpy, Memset, Overhead, RecordKind,
+    Row as _, StreamDef, Synchronization,
+};
+
+use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+use support::{DRAIN, alone, attached, fake, open, sink};
+
+/// A sink that keeps some fields of calls and kernels.
+struct Keeping {
+    counted: MemorySink,
+    kernels: Mutex<Vec<u64>>,
+    /// Correlations by the domain of the call.
+    calls: Mutex<Vec<(u32, u64)>>,
+}
+
+impl RecordSink for Keeping {
+    fn open_stream(&self, info: StreamInfo) -> StreamId {
+        self.counted.open_stream(info)
+    }
+    fn emit(&self, group: &[Batch<'_>]) -> Emit {
+        for batch in group {
+            for row in batch.rows.chunks_exact(batch.stride as usize) {
+                let correlation = field(batch, row, "correlation");
+                if batch.kind == Kernel::KIND {
+                    self.kernels.lock().expect("kept").push(correlation);
+                } else if batch.kind == ApiCall::KIND {
+                    let domain = field(batch, row, "domain") as u32;
+                    self.calls.lock().expect("kept").push((domain, correlation));
+                }
+            }
+        }
+        self.counted.emit(group)
+    }
+    fn loss(&self, loss: Loss) {
+        self.counted.loss(loss);
+    }
+    fn fact(&self, key: &str, value: &str) {
+        self.counted.fact(key, value);
+    }
+    fn log(&self, level: LogLevel, target: &str, message: &str) {
+        self.counted.log(level, target, message);
+    }
+}
+
+impl Keeping {
+    fn rows(&self, kind: RecordKind) -> u64 {
+        self.counted.rows(kind)
+    }
+
+    /// Each kernel has one call of that domain, by its correlation.
+    fn assert_joined(&self, domain: ApiDomain) {
+        let kernels: Vec<u64> = self.kernels.lock().expect("kept").clone();
+        let calls = self.calls.lock().expect("kept").clone();
+        let of_domain = calls.iter().filter(|(of, _)| *of == domain.number());
+        let calls: BTreeSet<u64> = of_domain.map(|(_, correlation)| *correlation).collect();
+        let kernels: BTreeSet<u64> = kernels.into_iter().collect();
+        assert!(!kernels.is_empty() && !kernels.contains(&0));
+        assert_eq!(kernels, calls);
+    }
+}
+
+fn field(batch: &Batch<'_>, row: &[u8], name: &str) -> u64 {
+    let schema = batch.kind.schema().expect("a known kind");
+    let Some(field) = schema.fields.iter().find(|field| field.name == name) else { return 0 };
+    let (at, width) = (field.offset as usize, field.width as usize);
+    let mut value = [0; 8];
+    value[..width].copy_from_slice(&row[at..at + width]);
+    u64::from_le_bytes(value)
+}
+
+fn capture(preset: Preset, work: impl FnOnce()) -> (Arc<Keeping>, SessionSummary) {
+    let sink = Arc::new(Keeping {
+        counted: MemorySink::new(Answer::Accept),
+        kernels: Mutex::default(),
+        calls: Mutex::default(),
+    });
+    let config = SessionConfig { preset, ..attached() };
+    let taken = Arc::clone(&sink) as Arc<dyn RecordSink>;
+    let opened = CudaBackend::new().open(&config, taken, Arc::new(SystemClock::new()));
+    let mut session = opened.expect("opens");
+    session.start().expect("starts");
+    work();
+    let summary = session.stop(DRAIN).expect("stops");
+    sink.counted.assert_sound();
+    let losses = sink.counted.losses();
+    assert!(losses.is_empty(), "{losses:?}");
+    (sink, summary)
+}
+
+#[test]
+fn the_stand_in_lays_records_out_as_the_headers_do() {
+    let _alone = alone();
+    let fake = fake();
+    let kinds = BTreeMap::from([
+        ("memcpy", 1),
+        ("memset", 2),
+        ("api", 5),
+        ("device", 8),
+        ("context", 9),
+        ("kernel", 10),
+        ("overhead", 17),
+        ("peer", 22),
+        ("stream", 37),
+        ("synchronization", 38),
+    ]);
+    let table = include_str!("../layouts/layouts.txt");
+    let lines = || table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let versions: BTreeMap<&str, u32> = lines()
+        .filter(|words| words[2] == "CUPTI_API_VERSION")
+        .map(|words| (words[0], words[3].parse().expect("a number")))
+        .collect();
+    let mut seen = 0;
+    for words in lines() {
+        let Some(kind) = kinds.get(words[1]) else { continue };
+        let size: usize = words[3].parse().expect("a number");
+        assert_eq!(fake.size(*kind, versions[words[0]]), size, "{} of {}", words[1], words[0]);
+        seen += 1;
+    }
+    assert_eq!(seen, kinds.len() * versions.len());
+}
+
+#[test]
+fn each_preset_records_its_kinds() {
+    const DEVICE: [RecordKind; 3] = [Kernel::KIND, Memcpy::KIND, Memset::KIND];
+    const EXISTING: [RecordKind; 3] = [DeviceDef::KIND, ContextDef::KIND, StreamDef::KIND];
+    let _alone = alone();
+    let fake = fake();
+    let beyond = [
+        (Preset::Gpu, vec![]),
+        (Preset::Launch, vec![ApiCall::KIND, Overhead::KIND]),
+        (Preset::Full, vec![ApiCall::KIND, Overhead::KIND, Synchronization::KIND]),
+    ];
+    for (preset, more) in beyond {
+        let (sink, _) = capture(preset, || {
+            fake.launch(c"kernel", 5, 7, 1);
+            fake.copy(4096, 7);
+            fake.wait(7);
+        });
+        for kind in DEVICE.iter().chain(&EXISTING).chain(&more) {
+            assert!(sink.rows(*kind) > 0, "{preset:?} has no {kind}");
+        }
+        assert_eq!(sink.rows(Memcpy::KIND), 2, "one to the device, one between devices");
+        for kind in [ApiCall::KIND, Overhead::KIND, Synchronization::KIND] {
+            assert_eq!(sink.rows(kind) > 0, more.contains(&kind), "{preset:?} and {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_launch_is_one_call_where_launches_are_recorded() {
+    let _alone = alone();
+    let fake = fake();
+    for version in [18, 130_001] {
+        fake.version(version);
+        let (sink, _) = capture(Preset::Launch, || fake.launch(c"kernel", 1000, 7, 1));
+        assert_eq!(sink.rows(ApiCall::KIND), 1000, "version {version}");
+        sink.assert_joined(ApiDomain::CudaRuntime);
+
+        let (sink, _) = capture(Preset::Launch, || fake.launch_by_driver(c"kernel", 1000, 7));
+        assert_eq!(sink.rows(ApiCall::KIND), 1000, "version {version}");
+        sink.assert_joined(ApiDomain::CudaDriver);
+    }
+    fake.version(130_001);
+}
+
+#[test]
+fn a_launch_shows_its_driver_calls_where_all_is_recorded() {
+    let _alone = alone();
+    let fake = fake();
+    let (sink, _) = capture(Preset::Full, || fake.launch(c"kernel", 100, 7, 1));
+    assert_eq!(sink.rows(ApiCall::KIND), 300, "the runtime's, the driver's, and a small one");
+    sink.assert_joined(ApiDomain::CudaRuntime);
+    sink.assert_joined(ApiDomain::CudaDriver);
+}
+
+/// Launches on threads that flushes cut anywhere: still one call each.
+#[test]
+fn flushes_between_a_driver_call_and_its_runtime_call_double_nothing() {
+    const LAUNCHES: u64 = 20_000;
+    let _alone = alone();
+    let fake = fake();
+    let sink = sink();
+    let mut session = open(&sink, &attached());
+    session.start().expect("starts");
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|stream| scope.spawn(move || fake.launch(c"k", LAUNCHES, stream, 1)))
+            .collect();
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            session.flush().expect("flushes");
+        }
+    });
+    session.stop(DRAIN).expect("stops");
+    assert_eq!(sink.rows(Kernel::KIND), 2 * LAUNCHES);
+    assert_eq!(sink.rows(ApiCall::KIND), 2 * LAUNCHES);
+}
+
+#[test]
+fn a_call_of_the_driver_alone_comes_out_by_flushes_without_a_stop() {
+    let _alone = alone();
+    let fake = fake();
+    let sink = sink();
+    let mut session = open(&sink, &attached());
+    session.start().expect("starts");
+    fake.launch_by_driver(c"kernel", 1, 7);
+    support::wait_until("the call's row", || {
+        session.flush().expect("flushes");
+        sink.rows(ApiCall::KIND) == 1
+    });
+    session.stop(DRAIN).expect("stops");
+}
+
+#[test]
+fn a_device_is_used_where_something_was_launched() {
+    let _alone = alone();
+    let fake = fake();
+    let used = |preset, silent, launch: bool| {
+        fake.silent(silent);
+        let work = || {
+            if launch {
+                fake.launch(c"kernel", 3, 7, 1);
+            }
+        };
+        let (sink, summary) = capture(preset, work);
+        fake.silent(false);
+        assert_eq!(sink.rows(Kernel::KIND) > 0, launch && !silent);
+        summary.device_used
+    };
+    assert_eq!(used(Preset::Launch, false, true), Some(true));
+    assert_eq!(used(Preset::Launch, true, true), Some(true), "the driver gave no record");
+    assert_eq!(used(Preset::Launch, false, false), Some(false));
+    assert_eq!(used(Preset::Gpu, false, true), Some(true));
+    assert_eq!(used(Preset::Gpu, true, true), None, "without calls nobody knows");
+}
+
+/// Each registration of a clock costs the next session's first kernels their times.
+#[test]
+fn the_clock_of_cupti_is_left_alone() {
+    let _alone = alone();
+    let fake = fake();
+    capture(Preset::Full, || fake.launch(c"kernel", 3, 7, 1));
+    assert_eq!(fake.calls(c"cuptiActivityRegisterTimestampCallback"), 0);
+    assert!(fake.calls(c"cuptiActivityRegisterCallbacks") > 0, "the stand-in counts calls");
+}
+
+#[test]
+fn a_stop_leaves_nothing_on() {
+    let _alone = alone();
+    let fake = fake();
+    for preset in [Preset::Gpu, Preset::Launch, Preset::Full] {
+        capture(preset, || {
+            fake.launch(c"kernel", 3, 7, 1);
+            assert!(fake.enabled() > 0 && fake.subscribed());
+        });
+        assert_eq!((fake.enabled(), fake.subscribed()), (0, false), "{preset:?}");
+    }
+}
