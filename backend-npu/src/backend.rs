@@ -1,89 +1,303 @@
-//! The backend's answers.
+//! The backend's two answers: what is here, and a session.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use profiler_core::backend::{BackendId, ProfileSession, ProfilerBackend, SessionConfig};
 use profiler_core::clock::ClockSource;
-use profiler_core::error::BackendError;
-use profiler_core::probe::{ProbeReport, UnavailableReason};
+use profiler_core::error::{BackendError, chain};
+use profiler_core::probe::{DeviceInfo, ProbeReport, UnavailableReason};
 use profiler_core::sink::RecordSink;
 
-use crate::machine::{Machine, VISIBLE_DEVICES};
+use crate::decode::Devices;
+use crate::machine::{Machine, VISIBLE_DEVICES, VisibleDevices};
+use crate::mspti::capture::Target;
+use crate::mspti::library::Mspti;
+use crate::mspti::locate::{self, Homes};
+use crate::options::Options;
+use crate::preflight::{self, Progress, Trial, Tried};
+use crate::preload;
+use crate::session::NpuSession;
+use crate::trial::{Capabilities, Failure};
 
-/// Finds Ascend devices; does not record them yet.
-#[derive(Debug)]
+/// The environment variable that names the folder below which devices and driver are looked for.
+const ROOT_VARIABLE: &str = "OMNIPROF_NPU_ROOT";
+
+/// How long a probe may wait for the process that tries a libmspti; it goes on afterwards.
+const PROBE_PATIENCE: Duration = Duration::from_millis(800);
+
+/// Records Ascend devices.
 pub struct NpuBackend {
     root: PathBuf,
     visible: Option<String>,
+    program: Option<PathBuf>,
+    library: Option<PathBuf>,
+    limit: Duration,
+    state: Mutex<State>,
+}
+
+/// What was loaded and tried.
+#[derive(Default)]
+struct State {
+    loaded: Option<Arc<Mspti>>,
+    running: Option<(Tried, Trial)>,
+    tried: Option<(Tried, Result<Capabilities, Failure>)>,
+}
+
+impl std::fmt::Debug for NpuBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NpuBackend").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 impl NpuBackend {
     /// The backend, looking at this machine and this process's environment.
     #[must_use]
     pub fn new() -> Self {
-        Self::at(Path::new("/"), std::env::var(VISIBLE_DEVICES).ok())
+        let root =
+            std::env::var_os(ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        Self::at(&root, std::env::var(VISIBLE_DEVICES).ok())
     }
 
     /// The backend, looking at a machine whose files lie below `root`, in a process where
     /// `ASCEND_RT_VISIBLE_DEVICES` is `visible`.
     #[must_use]
     pub fn at(root: &Path, visible: Option<String>) -> Self {
-        Self { root: root.to_owned(), visible }
+        Self {
+            root: root.to_owned(),
+            visible,
+            program: None,
+            library: None,
+            limit: preflight::LIMIT,
+            state: Mutex::default(),
+        }
     }
 
-    fn reason(&self) -> UnavailableReason {
+    /// Tries libraries by this program, instead of the `omniprof` that is found.
+    #[must_use]
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
+    /// Uses this libmspti where the process has none, as `OMNIPROF_LIBMSPTI` would.
+    #[must_use]
+    pub fn with_library(mut self, library: PathBuf) -> Self {
+        self.library = Some(library);
+        self
+    }
+
+    /// Gives the process that tries a library so long, instead of 5 s.
+    #[must_use]
+    pub fn with_trial_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The process's libmspti; opened once, never closed.
+    fn mspti(
+        &self,
+        configured: Option<PathBuf>,
+        patience: Duration,
+    ) -> Result<Arc<Mspti>, Failure> {
+        let mut state = self.state();
+        if let Some(loaded) = &state.loaded {
+            return Ok(Arc::clone(loaded));
+        }
+        let (path, is_mapped) = self.find(configured)?;
+        if !is_mapped {
+            let capabilities = self.try_first(&mut state, &path, patience)?;
+            if capabilities.needs_preload() && !preload::is_preloaded() {
+                return Err(Failure {
+                    code: "needs_ld_preload".to_owned(),
+                    message: preload::message(&path),
+                    remedy: String::new(),
+                });
+            }
+        }
+        let opened = Mspti::open(&path, is_mapped).map_err(|error| Failure {
+            code: error.code().to_owned(),
+            message: chain(&error),
+            remedy: String::new(),
+        })?;
+        let opened = Arc::new(opened);
+        state.loaded = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// The library's file, and whether the process has it already.
+    fn find(&self, configured: Option<PathBuf>) -> Result<(PathBuf, bool), Failure> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        if let Some(path) = locate::mapped(&maps) {
+            return Ok((path, true));
+        }
+        let homes = Homes::of_this_process(configured.or_else(|| self.library.clone()));
+        let candidates = homes.candidates(&self.root);
+        if let Some(path) = candidates.iter().find(|path| path.is_file()) {
+            return Ok((path.clone(), false));
+        }
+        Err(Failure {
+            code: "library_missing".to_owned(),
+            message: format!(
+                "no libmspti.so was found (looked for {})",
+                candidates.first().map_or_else(String::new, |first| match candidates.len() {
+                    1 => first.display().to_string(),
+                    more => format!("{} and {} other places", first.display(), more - 1),
+                })
+            ),
+            remedy: "install the CANN toolkit, 8.0 or later, and source its set_env.sh before the \
+                     worker starts, or name the library by OMNIPROF_LIBMSPTI"
+                .to_owned(),
+        })
+    }
+
+    /// Has the library tried by another process, once for each state of its file.
+    fn try_first(
+        &self,
+        state: &mut State,
+        path: &Path,
+        patience: Duration,
+    ) -> Result<Capabilities, Failure> {
+        let Some(tried) = Tried::look(path) else {
+            return Err(Failure {
+                code: "library_missing".to_owned(),
+                message: format!("{} went away", path.display()),
+                remedy: String::new(),
+            });
+        };
+        if let Some((known, verdict)) = &state.tried
+            && *known == tried
+        {
+            return verdict.clone();
+        }
+        if state.running.as_ref().is_none_or(|(running, _)| *running != tried) {
+            let Some(program) = self.program.clone().or_else(profiler_core::program::locate) else {
+                return Err(Failure {
+                    code: "preflight_missing".to_owned(),
+                    message: format!(
+                        "{} is loaded only after another process has tried it, and no `omniprof` \
+                         is found that could",
+                        path.display()
+                    ),
+                    remedy: "set OMNIPROF_BIN_DIR to the folder of `omniprof`, or put it into PATH"
+                        .to_owned(),
+                });
+            };
+            state.running = Some((tried.clone(), Trial::begin(&program, path, self.limit)?));
+        }
+        let Some((_, trial)) = &mut state.running else {
+            unreachable!("it was started just now");
+        };
+        match trial.wait(patience) {
+            Progress::Running => Err(Failure {
+                code: "preflight_running".to_owned(),
+                message: format!("another process still tries {}", path.display()),
+                remedy: "ask again in a few seconds".to_owned(),
+            }),
+            Progress::Over(verdict) => {
+                state.running = None;
+                state.tried = Some((tried, verdict.clone()));
+                verdict
+            }
+        }
+    }
+
+    /// The machine's devices, or why there is none.
+    fn devices(&self) -> Result<Machine, UnavailableReason> {
         let machine = Machine::look(&self.root, self.visible.clone());
-        let reason = |code: &str, message: String, remedy: &str| UnavailableReason {
-            code: code.to_owned(),
+        let none = |message: String, remedy: &str| UnavailableReason {
+            code: "no_device".to_owned(),
             message,
             remedy: remedy.to_owned(),
         };
-        let driver = match (&machine.driver, machine.library) {
-            (Some(version), _) => format!("driver {version}"),
-            (None, true) => "driver of unknown version".to_owned(),
-            (None, false) => "no driver library in /usr/local/Ascend/driver".to_owned(),
-        };
+        let driver = machine.driver_text();
         if machine.devices.is_empty() {
-            let (message, remedy) = match machine.manager || machine.library {
-                false => ("no Ascend device: no /dev/davinci0 and no driver".to_owned(), ""),
-                true => (
+            return Err(match machine.manager || machine.library {
+                false => none("no Ascend device: no /dev/davinci0 and no driver".to_owned(), ""),
+                true => none(
                     format!("no Ascend device: {driver}, but no /dev/davinci0 here"),
                     "give the container its devices (`docker run --device /dev/davinci0 --device \
                      /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc`)",
                 ),
-            };
-            return reason("no_device", message, remedy);
+            });
         }
         if !machine.manager {
-            return reason(
-                "no_device",
+            return Err(none(
                 format!(
                     "{} Ascend device node(s) found, but no /dev/davinci_manager, without which \
                      none can be opened",
                     machine.devices.len()
                 ),
                 "give the container that node too (`docker run --device /dev/davinci_manager`)",
-            );
+            ));
         }
         if machine.is_hidden() {
-            return reason(
-                "no_device",
+            return Err(none(
                 format!(
                     "{VISIBLE_DEVICES}={} hides every Ascend device from this process",
                     machine.visible.unwrap_or_default()
                 ),
                 "unset ASCEND_RT_VISIBLE_DEVICES or name a device in it",
-            );
+            ));
         }
-        reason(
-            "not_supported_yet",
-            format!(
-                "{} Ascend device(s) found ({driver}), but this release does not record them",
-                machine.devices.len()
+        if let Some(chip) = machine.without_mspti() {
+            return Err(UnavailableReason {
+                code: "not_supported_yet".to_owned(),
+                message: format!(
+                    "{chip} ({driver}) has no MSPTI; it can be recorded through aclprof alone, \
+                     which this release does not do"
+                ),
+                remedy: "record the host's side with the `cpu` backend, which works beside any \
+                         device, and the chip with `msprof`"
+                    .to_owned(),
+            });
+        }
+        Ok(machine)
+    }
+
+    fn look(&self) -> Result<ProbeReport, UnavailableReason> {
+        let machine = self.devices()?;
+        let reason = |failure: Failure| UnavailableReason {
+            code: failure.code,
+            message: format!(
+                "{} {} device(s) found ({}), but {}",
+                machine.devices.len(),
+                machine.chip_name(),
+                machine.driver_text(),
+                failure.message
             ),
-            "record the host's side with the `cpu` backend, which works beside any device",
-        )
+            remedy: failure.remedy,
+        };
+        // MSPTI learns the names of kernels as they are registered: it is loaded before the
+        // application registers them, and subscribed when a capture starts.
+        let configured = Options::library_of_environment();
+        let mspti = self.mspti(configured, PROBE_PATIENCE).map_err(reason)?;
+        let mut notes = vec![machine.driver_text(), format!("MSPTI by {}", mspti.path.display())];
+        if VisibleDevices::parse(machine.visible.as_deref()).renumbers() {
+            notes.push(format!(
+                "{VISIBLE_DEVICES} renumbers devices, which Ascend does not support together with \
+                 profiling; records carry the driver's numbers"
+            ));
+        }
+        if !preload::is_preloaded() {
+            notes.push(format!(
+                "allocations and copies are recorded only if the worker starts with \
+                 LD_PRELOAD={}",
+                mspti.path.display()
+            ));
+        }
+        let name = machine.chip_name();
+        let devices = machine.devices.iter().map(|number| DeviceInfo {
+            index: *number,
+            name: name.to_owned(),
+            uuid: String::new(),
+        });
+        Ok(ProbeReport::Available { devices: devices.collect(), notes })
     }
 }
 
@@ -99,20 +313,65 @@ impl ProfilerBackend for NpuBackend {
     }
 
     fn probe(&self) -> ProbeReport {
-        ProbeReport::Unavailable { reason: self.reason() }
+        self.look().unwrap_or_else(|reason| ProbeReport::Unavailable { reason })
     }
 
     fn open(
         &self,
-        _config: &SessionConfig,
-        _sink: Arc<dyn RecordSink>,
-        _clock: Arc<dyn ClockSource>,
+        config: &SessionConfig,
+        sink: Arc<dyn RecordSink>,
+        clock: Arc<dyn ClockSource>,
     ) -> Result<Box<dyn ProfileSession>, BackendError> {
-        let UnavailableReason { code, message, remedy } = self.reason();
-        let message = match remedy.as_str() {
-            "" => message,
-            remedy => format!("{message}: {remedy}"),
+        if config.target_pid.is_some_and(|pid| pid != std::process::id()) {
+            return Err(BackendError::InvalidConfig {
+                field: "target_pid".to_owned(),
+                reason: "MSPTI records the process that it is loaded in, and no other".to_owned(),
+            });
+        }
+        let options = Options::parse(config)?;
+        refuse_beside_msprof()?;
+        let unavailable = |code: String, message: String, remedy: String| {
+            let message = match remedy.as_str() {
+                "" => message,
+                remedy => format!("{message}: {remedy}"),
+            };
+            BackendError::Unavailable { code, message }
         };
-        Err(BackendError::Unavailable { code, message })
+        let machine = self
+            .devices()
+            .map_err(|reason| unavailable(reason.code, reason.message, reason.remedy))?;
+        let mspti = self
+            .mspti(options.library, self.limit)
+            .map_err(|failure| unavailable(failure.code, failure.message, failure.remedy))?;
+        let devices = Devices {
+            name: machine.chip_name().to_owned(),
+            visible: VisibleDevices::parse(machine.visible.as_deref()),
+        };
+        let target = Target {
+            mspti,
+            sink,
+            clock,
+            preset: config.preset,
+            memory: config.memory,
+            max_buffer_bytes: config.max_buffer_bytes,
+            devices,
+        };
+        let session = NpuSession::open(target, Duration::from_millis(config.drain_ms))?;
+        Ok(Box::new(session))
     }
+}
+
+/// `msprof` sets these for the processes that it records; a second profiler would lose its data.
+fn refuse_beside_msprof() -> Result<(), BackendError> {
+    for name in ["PROFILER_SAMPLECONFIG", "PROFILING_MODE"] {
+        if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
+            return Err(BackendError::Busy {
+                holder: Some(format!(
+                    "msprof records this process ({name} is set), and Ascend allows one profiler: \
+                     start the worker without msprof"
+                )),
+            });
+        }
+    }
+    Ok(())
 }

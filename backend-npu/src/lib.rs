@@ -1,16 +1,31 @@
-//! Ascend devices.
+//! The Ascend backend: every kernel and collective of the process, the calls that launched them and
+//! the ranges that the application marked, through MSPTI.
 //!
-//! This release finds them and says plainly that it does not record them yet. Looking loads no
-//! library, opens no device and initialises no driver: Ascend's libraries end a process that loads
-//! them where their companions are missing.
+//! Looking for devices loads nothing. libmspti is loaded only where there are devices, and only
+//! after another process has tried it: loading it where its companions are missing ends a process.
+//! One binary serves machines with and without Ascend.
+//!
+//! **No device has run this.** It was written from the vendor's documentation, its published
+//! sources and observations of its host side, and is proved on a stand-in (`tests/fakes`).
 
+mod address_map;
 mod backend;
+mod chip;
+mod decode;
 mod machine;
+mod mspti;
+mod options;
+mod preflight;
+mod preload;
+mod ranges;
+mod replays;
+mod session;
+mod trial;
 
 pub use backend::NpuBackend;
 
 use profiler_core::backend::{BackendRole, ProfilerBackend};
-use profiler_core::registry::BackendRegistration;
+use profiler_core::registry::{BackendRegistration, TrialRegistration};
 
 inventory::submit! {
     BackendRegistration {
@@ -19,4 +34,8 @@ inventory::submit! {
         priority: 190,
         make: || -> Box<dyn ProfilerBackend> { Box::new(NpuBackend::new()) },
     }
+}
+
+inventory::submit! {
+    TrialRegistration::new("npu", trial::run)
 }

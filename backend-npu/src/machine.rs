@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::chip::{self, Chip};
+
 /// The environment variable that chooses devices for a process.
 pub(crate) const VISIBLE_DEVICES: &str = "ASCEND_RT_VISIBLE_DEVICES";
 
@@ -22,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) library: bool,
     /// The driver's version, where it is told.
     pub(crate) driver: Option<String>,
+    /// The chips on the PCI bus.
+    pub(crate) chips: Vec<Chip>,
     /// The value of `ASCEND_RT_VISIBLE_DEVICES`, where it is set.
     pub(crate) visible: Option<String>,
 }
@@ -38,6 +42,7 @@ impl Machine {
                 .any(|node| dev.join(node).exists()),
             library: root.join(DRIVER_LIBRARY).exists(),
             driver: version.ok().and_then(|text| driver_version(&text)),
+            chips: chip::on_the_bus(root),
             visible,
         }
     }
@@ -46,17 +51,70 @@ impl Machine {
     pub(crate) fn is_hidden(&self) -> bool {
         self.visible.as_deref().is_some_and(|list| list.trim().is_empty())
     }
+
+    /// What the chips are called. A machine has chips of one kind.
+    pub(crate) fn chip_name(&self) -> &'static str {
+        self.chips.first().map_or("Ascend NPU", |chip| chip.name)
+    }
+
+    /// The chip that MSPTI does not record, where all are such.
+    pub(crate) fn without_mspti(&self) -> Option<&'static str> {
+        let first = self.chips.first()?;
+        self.chips.iter().all(|chip| !chip.has_mspti).then_some(first.name)
+    }
+
+    /// The driver in words.
+    pub(crate) fn driver_text(&self) -> String {
+        match (&self.driver, self.library) {
+            (Some(version), _) => format!("driver {version}"),
+            (None, true) => "driver of unknown version".to_owned(),
+            (None, false) => "no driver library in /usr/local/Ascend/driver".to_owned(),
+        }
+    }
+}
+
+/// How a process numbers devices: the driver's numbers in the order of the process's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VisibleDevices(Vec<u32>);
+
+impl VisibleDevices {
+    /// Reads a value of `ASCEND_RT_VISIBLE_DEVICES`; what is no list of numbers renumbers nothing.
+    pub(crate) fn parse(list: Option<&str>) -> Self {
+        let numbers = list.unwrap_or_default().split(',').map(|number| number.trim().parse());
+        Self(numbers.collect::<Result<Vec<u32>, _>>().unwrap_or_default())
+    }
+
+    /// The driver's number of the process's device.
+    pub(crate) fn driver_number(&self, own: u32) -> u32 {
+        self.0.get(own as usize).copied().unwrap_or(own)
+    }
+
+    /// Whether the process's numbers differ from the driver's.
+    pub(crate) fn renumbers(&self) -> bool {
+        (0..).zip(&self.0).any(|(own, driver)| own != *driver)
+    }
+}
+
+/// Whether this process has a device open, as its open files show.
+pub(crate) fn has_device_open() -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return false };
+    entries.flatten().any(|entry| {
+        let Ok(path) = std::fs::read_link(entry.path()) else { return false };
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| device_number(name).is_some())
+    })
+}
+
+/// The number in the name of a device's node.
+fn device_number(name: &str) -> Option<u32> {
+    name.strip_prefix("davinci")?.parse().ok()
 }
 
 fn device_nodes(directory: &Path) -> Vec<u32> {
-    let mut numbers = Vec::new();
-    let Ok(entries) = std::fs::read_dir(directory) else { return numbers };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let number: Option<u32> =
-            name.to_str().and_then(|name| name.strip_prefix("davinci")?.parse().ok());
-        numbers.extend(number);
-    }
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut numbers: Vec<u32> = names.filter_map(|name| device_number(&name)).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -76,5 +134,15 @@ mod tests {
         assert_eq!(driver_version(text).as_deref(), Some("24.1.rc3"));
         assert_eq!(driver_version("Version=\n"), None);
         assert_eq!(driver_version("anything"), None);
+    }
+
+    #[test]
+    fn visible_devices_renumber() {
+        let list = VisibleDevices::parse(Some("4, 6"));
+        assert_eq!([0, 1, 2].map(|own| list.driver_number(own)), [4, 6, 2]);
+        assert!(list.renumbers());
+        for same in [None, Some("0,1"), Some(""), Some("all"), Some("1,x")] {
+            assert!(!VisibleDevices::parse(same).renumbers(), "{same:?}");
+        }
     }
 }

@@ -54,18 +54,46 @@ fn nodes_without_the_manager_are_of_no_use() {
     assert!(reason.remedy.contains("/dev/davinci_manager"));
 }
 
+fn pci(device: &str) -> [(&'static str, String); 2] {
+    [
+        ("sys/bus/pci/devices/0000:c1:00.0/vendor", "0x19e5\n".to_owned()),
+        ("sys/bus/pci/devices/0000:c1:00.0/device", format!("{device}\n")),
+    ]
+}
+
 #[test]
-fn a_device_is_found_and_said_not_to_be_recorded() {
+fn a_device_without_a_cann_says_which_chip_it_is_and_what_to_install() {
+    let pci = pci("0xd802");
     let root = machine(&[
         ("dev/davinci0", ""),
         ("dev/davinci7", ""),
         ("dev/davinci_manager_docker", ""),
+        (pci[0].0, &pci[0].1),
+        (pci[1].0, &pci[1].1),
         ("usr/local/Ascend/driver/version.info", "Version=24.1.rc3\n"),
     ]);
     let reason = reason(root.path(), Some("0"));
-    assert_eq!(reason.code, "not_supported_yet");
-    assert!(reason.message.starts_with("2 Ascend device(s) found (driver 24.1.rc3)"));
-    assert!(reason.remedy.contains("`cpu`"));
+    assert_eq!(reason.code, "library_missing");
+    let found = "2 Ascend 910B device(s) found (driver 24.1.rc3), but no libmspti.so";
+    assert!(reason.message.starts_with(found), "{}", reason.message);
+    assert!(reason.remedy.contains("CANN toolkit, 8.0"), "{}", reason.remedy);
+}
+
+#[test]
+fn a_chip_without_mspti_names_its_path() {
+    for (device, name) in [("0xd500", "Ascend 310P"), ("0xd801", "Ascend 910 ")] {
+        let pci = pci(device);
+        let root = machine(&[
+            ("dev/davinci0", ""),
+            ("dev/davinci_manager", ""),
+            (pci[0].0, &pci[0].1),
+            (pci[1].0, &pci[1].1),
+        ]);
+        let reason = reason(root.path(), None);
+        assert_eq!(reason.code, "not_supported_yet");
+        assert!(reason.message.starts_with(name), "{}", reason.message);
+        assert!(reason.message.contains("aclprof") && reason.remedy.contains("msprof"));
+    }
 }
 
 #[test]
@@ -98,8 +126,8 @@ fn a_session_is_refused_for_the_same_reason() {
     let config = SessionConfig::default();
     let opened = backend.open(&config, Arc::new(NoSink), Arc::new(SystemClock::new()));
     let error = opened.err().expect("no session");
-    assert_eq!(error.code(), "not_supported_yet");
-    assert!(error.to_string().contains("`cpu` backend"));
+    assert_eq!(error.code(), "library_missing");
+    assert!(error.to_string().contains("OMNIPROF_LIBMSPTI"), "{error}");
 }
 
 #[test]

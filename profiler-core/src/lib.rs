@@ -22,6 +22,7 @@ pub mod inject_env;
 pub mod null;
 pub mod probe;
 pub mod process_facts;
+pub mod program;
 pub mod record;
 pub mod registry;
 pub mod schedule;

@@ -20,6 +20,36 @@ pub struct BackendRegistration {
 
 inventory::collect!(BackendRegistration);
 
+/// Tries a library, and calls the writer with each line of its answer as soon as it is known. The
+/// last line is the outcome; a process that ends before it has shown what would happen.
+pub type Trial = fn(&std::path::Path, &mut dyn FnMut(&str));
+
+/// What a linked backend tries in a process of its own before a profiled process does it: loading a
+/// library that may end the process. `omniprof probe-<backend>` runs it.
+#[non_exhaustive]
+pub struct TrialRegistration {
+    /// The backend's id.
+    pub backend: &'static str,
+    /// Tries a library.
+    pub run: Trial,
+}
+
+impl TrialRegistration {
+    /// A trial of a backend.
+    #[must_use]
+    pub const fn new(backend: &'static str, run: Trial) -> Self {
+        Self { backend, run }
+    }
+
+    /// The trial of a linked backend.
+    #[must_use]
+    pub fn find(backend: &str) -> Option<&'static Self> {
+        inventory::iter::<Self>.into_iter().find(|trial| trial.backend == backend)
+    }
+}
+
+inventory::collect!(TrialRegistration);
+
 /// A backend of this process.
 pub struct RegisteredBackend {
     /// What it records.

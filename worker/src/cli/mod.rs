@@ -80,6 +80,9 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Look at this machine: what can be recorded, and what to change so that more can.
     Doctor(DoctorArgs),
+    /// Load a libmspti in this process and tell what it can do: run before a worker loads it.
+    #[command(hide = true)]
+    ProbeNpu(ProbeNpuArgs),
     /// Print the configuration that holds, and where each value comes from.
     Config(ConfigCommandArgs),
     /// Print a completion script for a shell.
@@ -347,6 +350,12 @@ pub(crate) struct DoctorArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProbeNpuArgs {
+    /// The library.
+    pub(crate) library: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -4,6 +4,7 @@ mod capture;
 mod config;
 mod export;
 mod list;
+mod probe;
 mod prune;
 mod recover;
 mod serve;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, CommandError> {
         Command::Recover(args) => recover::run(&args, &out),
         Command::Prune(args) => prune::run(&args, &out),
         Command::Doctor(args) => doctor::run(&args, &out),
+        Command::ProbeNpu(args) => probe::npu(&args, &out),
         Command::Config(args) => config::run(&args, &out),
         Command::Completions(args) => {
             let mut script = Vec::new();

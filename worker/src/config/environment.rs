@@ -18,6 +18,8 @@ pub(crate) const OTHER_VARIABLES: &[(&str, &str)] = &[
     ("OMNIPROF_SOCKET", "the directory of the socket by which workers meet their controller"),
     ("OMNIPROF_BIN_DIR", "the directory of the `omniprof` program that exports"),
     ("OMNIPROF_LIBCUPTI", "a libcupti, for workers that have none loaded when a capture is armed"),
+    ("OMNIPROF_LIBMSPTI", "a libmspti, for workers that do not find that of their CANN"),
+    ("OMNIPROF_NPU_ROOT", "the folder below which Ascend's devices and driver are looked for [/]"),
     ("OMNIPROF_LOG", "what the command logs to standard error (`warn`, `info`, `debug`)"),
 ];
 

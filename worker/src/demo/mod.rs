@@ -49,6 +49,9 @@ pub(crate) struct DemoArgs {
     /// Keep the pipeline running under a steady load, to be profiled with curl.
     #[arg(long)]
     pub(crate) serve: bool,
+    /// The device backend that the stages use (`npu`, `cuda`); without, one that is available.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
     /// Run the requests without profiling.
     #[arg(long, hide = true)]
     pub(crate) unprofiled: bool,
@@ -152,6 +155,9 @@ fn start_body(args: &DemoArgs) -> serde_json::Value {
     let mut body = serde_json::json!({ "profile_prefix": "demo", "merge_profiles": true });
     if let Some(duration_ms) = args.duration_ms {
         body["duration_ms"] = duration_ms.into();
+    }
+    if let Some(backend) = &args.backend {
+        body["backend"] = backend.as_str().into();
     }
     body
 }

@@ -4,7 +4,6 @@
 //! Children die with the controller; whoever serves the root next finishes what they left.
 
 mod child;
-mod locate;
 mod spawn;
 
 use std::collections::BTreeMap;
@@ -18,7 +17,7 @@ use serde::Deserialize;
 
 use profiler_core::config::{EventArguments, TraceFormat};
 
-pub use locate::{BIN_DIR_VARIABLE, locate};
+pub use profiler_core::program::{BIN_DIR_VARIABLE, locate};
 
 /// An export that shall run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,100 @@
+//! Which libmspti to use: the one that the process already has, else the one of its CANN.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The library's name.
+pub(crate) const NAME: &str = "libmspti.so";
+
+/// CANN 9's place, then that of CANN 8.5 and before.
+const DEFAULT_HOMES: [&str; 2] =
+    ["usr/local/Ascend/cann", "usr/local/Ascend/ascend-toolkit/latest"];
+
+/// Where a CANN keeps it: as shipped, and as the stand-alone upgrade installs it.
+const FOLDERS: [&str; 2] = ["lib64", "tools/mspti/lib64"];
+
+/// The places that a process's environment names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Homes {
+    /// The library itself.
+    pub(crate) configured: Option<PathBuf>,
+    /// `ASCEND_HOME_PATH`.
+    pub(crate) home: Option<OsString>,
+    /// `ASCEND_TOOLKIT_HOME`.
+    pub(crate) toolkit: Option<OsString>,
+    /// `LD_LIBRARY_PATH`.
+    pub(crate) search: Option<OsString>,
+}
+
+impl Homes {
+    /// Those of this process.
+    pub(crate) fn of_this_process(configured: Option<PathBuf>) -> Self {
+        Self {
+            configured,
+            home: std::env::var_os("ASCEND_HOME_PATH"),
+            toolkit: std::env::var_os("ASCEND_TOOLKIT_HOME"),
+            search: std::env::var_os("LD_LIBRARY_PATH"),
+        }
+    }
+
+    /// The files to look for, in order.
+    pub(crate) fn candidates(&self, root: &Path) -> Vec<PathBuf> {
+        if let Some(path) = &self.configured {
+            // Whoever names a library means that one and no other.
+            return vec![path.clone()];
+        }
+        let named = [&self.home, &self.toolkit].into_iter().flatten().map(PathBuf::from);
+        let homes = named.chain(DEFAULT_HOMES.iter().map(|home| root.join(home)));
+        let mut found: Vec<PathBuf> = Vec::new();
+        for home in homes {
+            for folder in FOLDERS {
+                let path = home.join(folder).join(NAME);
+                if !found.contains(&path) {
+                    found.push(path);
+                }
+            }
+        }
+        let search = self.search.iter().flat_map(std::env::split_paths);
+        found.extend(search.map(|folder| folder.join(NAME)));
+        found
+    }
+}
+
+/// The libmspti that is mapped into the process, given its `/proc/self/maps`.
+pub(crate) fn mapped(maps: &str) -> Option<PathBuf> {
+    maps.lines().find_map(|line| {
+        let path = line.get(line.find('/')?..)?;
+        // A file that was replaced on disk is marked; its copy in memory has no path any more.
+        let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path));
+        let name = path.file_name()?.to_str()?;
+        name.starts_with(NAME).then(|| path.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mapped_library_is_found_also_where_its_file_was_replaced() {
+        let maps = "7f00-7f01 r-xp 0 08:01 17  /opt/cann/lib64/libmspti.so (deleted)\n";
+        assert_eq!(mapped(maps), Some(PathBuf::from("/opt/cann/lib64/libmspti.so")));
+        assert_eq!(mapped("7f00-7f01 r-xp 0 08:01 17  /opt/cann/lib64/libascendcl.so\n"), None);
+    }
+
+    #[test]
+    fn a_named_library_is_the_only_candidate() {
+        let homes = Homes { configured: Some("/x/libmspti.so".into()), ..Homes::default() };
+        assert_eq!(homes.candidates(Path::new("/")), [PathBuf::from("/x/libmspti.so")]);
+    }
+
+    #[test]
+    fn the_environments_cann_comes_before_the_default_places() {
+        let homes = Homes { home: Some("/opt/cann".into()), ..Homes::default() };
+        let found = homes.candidates(Path::new("/"));
+        assert_eq!(found[0], Path::new("/opt/cann/lib64/libmspti.so"));
+        assert_eq!(found[1], Path::new("/opt/cann/tools/mspti/lib64/libmspti.so"));
+        assert_eq!(found[2], Path::new("/usr/local/Ascend/cann/lib64/libmspti.so"));
+        assert_eq!(found.len(), 6);
+    }
+}

@@ -1,0 +1,26 @@
+//! A process that msprof records. One test: the variable is the process's.
+#![expect(unsafe_code, reason = "sets a variable of this process")]
+
+mod support;
+
+use std::sync::Arc;
+
+use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
+use profiler_core::clock::SystemClock;
+use profiler_core::conformance::MemorySink;
+use profiler_core::error::BackendError;
+
+#[test]
+fn a_process_of_msprof_is_busy_by_name() {
+    let fake = support::fake();
+    // SAFETY: this process has no other thread that reads variables.
+    unsafe { std::env::set_var("PROFILER_SAMPLECONFIG", "{}") };
+    let opened = fake.backend().open(
+        &SessionConfig::default(),
+        Arc::new(MemorySink::default()),
+        Arc::new(SystemClock::new()),
+    );
+    let Err(error) = opened.map(drop) else { panic!("opened beside msprof") };
+    assert!(matches!(error, BackendError::Busy { .. }), "{error}");
+    assert!(error.to_string().contains("PROFILER_SAMPLECONFIG"), "{error}");
+}
