@@ -68,6 +68,8 @@ pub(crate) struct Pool {
     completed: ArrayQueue<usize>,
     /// Buffers that exist, wherever they are.
     total: AtomicUsize,
+    /// The most of them at once, in this capture.
+    peak: AtomicUsize,
     limit: AtomicUsize,
     lent: AtomicUsize,
     /// Records that MSPTI dropped because it was given no buffer: exactly one each time.
@@ -91,6 +93,7 @@ pub(crate) fn pool() -> &'static Pool {
             free: ArrayQueue::new(MOST_BUFFERS),
             completed: ArrayQueue::new(MOST_BUFFERS),
             total: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             limit: AtomicUsize::new(0),
             lent: AtomicUsize::new(0),
             declined: AtomicU64::new(0),
@@ -108,6 +111,7 @@ impl Pool {
         for counter in [&self.declined, &self.foreign] {
             counter.store(0, Ordering::Relaxed);
         }
+        self.peak.store(self.total.load(Ordering::Relaxed), Ordering::Relaxed);
         self.replenish();
         self.recording.store(true, Ordering::Release);
     }
@@ -124,7 +128,8 @@ impl Pool {
             let Some(address) = allocate() else { return };
             self.slots[slot].address.store(address, Ordering::Relaxed);
             self.slots[slot].state.store(HELD, Ordering::Release);
-            self.total.fetch_add(1, Ordering::Relaxed);
+            let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
+            self.peak.fetch_max(total, Ordering::Relaxed);
             self.put_free(slot);
         }
     }
@@ -191,6 +196,11 @@ impl Pool {
     /// Buffers that wait to be read.
     pub(crate) fn waiting(&self) -> usize {
         self.completed.len()
+    }
+
+    /// The most memory that buffers took in this capture.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        (self.peak.load(Ordering::Relaxed) * BUFFER_BYTES) as u64
     }
 
     /// Takes the number of records that were dropped for want of a buffer.

@@ -300,6 +300,8 @@ impl Capture {
                 // The callback slot stays taken; nothing is on that would ask it for a buffer.
                 driver: Some(DriverState::Detached),
                 notes,
+                own_memory_bytes: pool().peak_bytes(),
+                ..SessionSummary::default()
             }),
         }
     }
