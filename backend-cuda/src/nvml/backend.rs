@@ -1,8 +1,7 @@
 //! The host's counters as a backend: an agent of their own has it, and no other.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use profiler_core::backend::{
@@ -94,8 +93,8 @@ enum State {
 struct Shared {
     is_over: Mutex<bool>,
     changed: Condvar,
-    /// Nobody takes rows any more.
-    is_closed: AtomicBool,
+    /// Nobody takes rows any more. Held while rows are handed over.
+    is_closed: Mutex<bool>,
 }
 
 impl ProfileSession for HostSession {
@@ -135,12 +134,12 @@ impl ProfileSession for HostSession {
         else {
             return Err(BackendError::NotStarted);
         };
-        *shared.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *lock(&shared.is_over) = true;
         shared.changed.notify_all();
         let mut summary = SessionSummary::default();
         // A device that fell off the bus answers late or never.
-        if ended.recv_timeout(drain) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            shared.is_closed.store(true, Ordering::Release);
+        if ended.recv_timeout(drain) == Err(RecvTimeoutError::Timeout) {
+            *lock(&shared.is_closed) = true;
             summary.notes.push("NVML did not answer: the last counters are missing".to_owned());
         }
         Ok(summary)
@@ -153,6 +152,10 @@ impl Drop for HostSession {
         // Nobody is left to hear of an error.
         drop(self.stop(DRAIN));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_until_over(
@@ -168,13 +171,14 @@ fn read_until_over(
     loop {
         let deep = since_deep >= DEEP_EVERY || is_over;
         since_deep = if deep { every } else { since_deep + every };
-        if shared.is_closed.load(Ordering::Acquire)
-            || counters.read(clock.monotonic_ns(), deep) == Emit::Closed
-            || is_over
+        let rows = counters.read(clock.monotonic_ns(), deep);
         {
-            return;
+            let is_closed = lock(&shared.is_closed);
+            if *is_closed || counters.emit(&rows) == Emit::Closed || is_over {
+                return;
+            }
         }
-        let over = shared.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = lock(&shared.is_over);
         let waited = shared.changed.wait_timeout_while(over, every, |over| !*over);
         // One last reading, so that the shortest capture has two.
         is_over = *waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -64,8 +64,8 @@ impl Counters {
         (self.devices.len(), monitored.count())
     }
 
-    /// Reads and emits all; with `deep` performance monitoring as well.
-    pub(super) fn read(&mut self, time: u64, deep: bool) -> Emit {
+    /// Reads all; with `deep` performance monitoring as well.
+    pub(super) fn read(&mut self, time: u64, deep: bool) -> Vec<Counter> {
         let mut rows = Vec::with_capacity(COUNTERS.len() * self.devices.len());
         for (number, device) in self.devices.iter_mut().enumerate() {
             let mut values = [None; COUNTERS.len()];
@@ -89,10 +89,11 @@ impl Counters {
                 });
             }
         }
-        self.emit(&rows)
+        rows
     }
 
-    fn emit(&mut self, rows: &[Counter]) -> Emit {
+    /// Hands over what was read.
+    pub(super) fn emit(&mut self, rows: &[Counter]) -> Emit {
         if rows.is_empty() {
             return Emit::Accepted;
         }
