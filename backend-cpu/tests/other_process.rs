@@ -43,8 +43,7 @@ fn a_spinning_child_is_sampled_with_its_own_addresses() {
     let sink = MemorySink::new();
     let mut session = start(&sink, &target(child.pid())).unwrap();
     if sink.written().facts["cpu.sampler"] == "none" {
-        println!("skipped: {}", sink.written().facts["cpu.sampler.reason"]);
-        return;
+        return skipped(&sink.written().facts["cpu.sampler.reason"]);
     }
     wait_for("samples of the child", || {
         session.flush().unwrap();
@@ -87,8 +86,7 @@ fn a_child_that_ends_ends_no_session() {
 #[test]
 fn a_child_that_becomes_another_program_is_followed() {
     if !perf_allowed() {
-        println!("skipped: perf events are refused here");
-        return;
+        return skipped("perf events are refused here");
     }
     let mut command = std::process::Command::new("/bin/sh");
     command.args(["-c", "read go; exec /bin/sh -c 'while :; do :; done'"]);
@@ -156,13 +154,11 @@ fn recording_a_foreign_process() {
 #[test]
 fn a_process_of_another_user_gives_counters_and_a_reason() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can start a process of another user");
-        return;
+        return skipped("only root can start a process of another user");
     }
     let (child, _) = spinning();
     let Some(binary) = readable_copy() else {
-        println!("skipped: no directory that another user can read");
-        return;
+        return skipped("no directory that another user can read");
     };
     let mut command = Child::command("recording_a_foreign_process");
     let mut as_nobody = std::process::Command::new(binary.path().join("test"));

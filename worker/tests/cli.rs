@@ -4,7 +4,7 @@
 
 mod cli_support;
 
-use cli_support::{Place, Ran, Serving};
+use cli_support::{Place, Ran, Serving, skipped};
 use profiler_core::trace_path::{SessionId, TraceRoot};
 use serde_json::{Value, json};
 
@@ -304,7 +304,7 @@ fn a_read_only_root_is_told() {
     let serve = "serve --listen 127.0.0.1:0 --dir root";
     match run_on_mount(&place, "ro,mode=700", serve) {
         Some(ran) => ran.failed(1, "is on a read-only file system: give another directory"),
-        None => println!("skipped: this user may not mount"),
+        None => skipped("this user may mount nothing"),
     }
 }
 
@@ -315,7 +315,7 @@ fn a_full_root_is_told() {
     // One inode is the root itself: none is left for anything in it.
     match run_on_mount(&place, "nr_inodes=1,mode=700", serve) {
         Some(ran) => ran.failed(1, "no space is left for"),
-        None => println!("skipped: this user may not mount"),
+        None => skipped("this user may mount nothing"),
     }
 }
 

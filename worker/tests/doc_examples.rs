@@ -82,6 +82,66 @@ fn the_examples_are_taken_or_refused_as_the_documents_say() {
     assert!(read.iter().all(|count| *count > 0), "{read:?}");
 }
 
+/// The lines of the README's shell blocks, without their comments.
+fn readme_lines() -> Vec<String> {
+    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let mut lines = Vec::new();
+    let mut is_shell = false;
+    for line in text.lines() {
+        if let Some(language) = line.strip_prefix("```") {
+            is_shell = language == "sh";
+        } else if is_shell {
+            let line = line.split(" #").next().unwrap_or_default();
+            lines.push(line.trim().trim_end_matches('&').trim().to_owned());
+        }
+    }
+    lines.retain(|line| !line.is_empty());
+    lines
+}
+
+/// A command with `--help` behind it is read to its end, values included, and does nothing.
+fn understands(words: &str) {
+    let place = Place::new();
+    let words: Vec<&str> = words.split_ascii_whitespace().chain(["--help"]).collect();
+    let ran = place.run(&words);
+    assert_eq!(ran.code, Some(0), "{words:?}: {ran}");
+}
+
+#[test]
+fn the_commands_of_the_readme_are_understood() {
+    let mut read = [0; 3];
+    for line in readme_lines() {
+        if let Some(words) = line.strip_prefix("omniprof ") {
+            read[0] += 1;
+            understands(words);
+        } else if let Some(words) = line.strip_prefix("cargo run --release -- ") {
+            read[1] += 1;
+            understands(words);
+        } else if let Some(call) = line.strip_prefix("curl ") {
+            read[2] += 1;
+            let (call, body) = match call.split_once(" -d ") {
+                Some((call, body)) => (call, body.trim_matches('\'')),
+                None => (call, ""),
+            };
+            let (method, url) = match call.strip_prefix("-X POST ") {
+                Some(url) => ("post", url),
+                None => ("get", call),
+            };
+            let path = url.trim_start_matches("localhost:8790");
+            let interface = profiler_worker::http::openapi();
+            let interface = serde_json::to_value(interface).unwrap();
+            assert!(interface["paths"][path][method].is_object(), "{method} {path}");
+            if path == "/start_profile" {
+                StartRequest::parse(body.as_bytes()).unwrap();
+            }
+        } else {
+            assert!(line == "cargo test --workspace" || line.starts_with("./"), "{line}");
+        }
+    }
+    assert!(read[0] >= 3 && read[1] >= 1 && read[2] >= 4, "{read:?}");
+}
+
 fn config(text: &str, name: &str, option: &str) -> cli_support::Ran {
     let place = Place::new();
     let file = place.write(name, text);

@@ -267,7 +267,7 @@ pub const FIELDS: &[Field] = &[
         "activities",
         FieldKind::Choices(&["CPU", "GPU", "MEM"]),
         "CPU, and GPU where there is one",
-        "What to record: `CPU` is counters, samples, operators and spans; `GPU` the device; `MEM` allocations.",
+        "What to record: `CPU` is counters, samples, operators and spans; `GPU` the device, which must be there where it is named (see `on_unavailable`); `MEM` allocations.",
     ),
     own(
         "backend",

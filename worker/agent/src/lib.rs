@@ -22,6 +22,7 @@ mod arm;
 mod client;
 mod core;
 mod cost;
+mod credentials;
 mod door;
 mod drain;
 mod entrance;

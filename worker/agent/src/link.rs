@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, recvmsg,
-    sendmsg, shutdown, socket_with, sockopt,
+    sendmsg, shutdown, socket_with,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,12 +160,10 @@ impl Connection {
     ///
     /// [`LinkError::Io`] where the kernel does not say.
     pub fn peer(&self) -> Result<Peer, LinkError> {
-        let who = sockopt::socket_peercred(&self.stream).map_err(|errno| LinkError::Io {
-            what: "cannot read the peer's credentials",
-            source: errno.into(),
+        let (pid, uid) = crate::credentials::of_peer(&self.stream).map_err(|source| {
+            LinkError::Io { what: "cannot read the peer's credentials", source }
         })?;
-        let pid = who.pid.as_raw_pid();
-        Ok(Peer { pid: u32::try_from(pid).unwrap_or(0), uid: who.uid.as_raw() })
+        Ok(Peer { pid, uid })
     }
 
     /// Refuses a peer that is neither the same user nor root.

@@ -1,5 +1,6 @@
 //! What a session says of its own cost, held against what the kernel says of the process.
 #![cfg(feature = "cpu")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "says what was compared")]
 
 mod common;

@@ -379,8 +379,9 @@ impl StartRequest {
 fn refused_by_stage(field: &str) -> StartRequestError {
     StartRequestError::Refused {
         field: field.to_owned(),
-        reason: "one trace holds prefill and decode side by side, as spans; give `num_steps` or \
-                 `duration_ms` and leave this field out"
+        reason: "a window is cut for all workers at once, by steps or by time, and one step may \
+                 serve both: prefill and decode are in one trace, told apart by their spans; give \
+                 `num_steps` or `duration_ms` and leave this field out"
             .to_owned(),
     }
 }

@@ -8,8 +8,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use profiler_core::record::{Frame, LaunchConfigDef, LaunchConfigId, StackId, StringId};
+use profiler_core::record::{
+    Frame, GraphNodeDef, LaunchConfigDef, LaunchConfigId, Row as _, StackDef, StackId, StringDef,
+    StringId,
+};
 use zerocopy::FromBytes as _;
+
+use super::prefix_rows;
+use super::source::SourceBlock;
 
 /// How many bytes of names are kept, how many names, and how many of everything else that has an
 /// id: with these an export stays within its memory, however many requests were served or bytes a
@@ -294,4 +300,36 @@ pub(super) struct StreamIds {
     pub(super) strings: IdMap,
     pub(super) stacks: IdMap,
     pub(super) configs: IdMap,
+}
+
+/// Takes definitions of a stream.
+pub(super) fn define(
+    block: &SourceBlock<'_>,
+    ids: &mut StreamIds,
+    worker: usize,
+    definitions: &mut Definitions,
+) {
+    let (rows, heap, stride) = (block.rows, block.heap, block.stride);
+    match block.kind {
+        StringDef::KIND => prefix_rows::<StringDef>(rows, stride, |row| {
+            let Some(text) = row.text.text(heap) else { return };
+            let known = ids.strings.resolve(row.id.0);
+            if known == 0 || definitions.string(StringId(known)) != text {
+                ids.strings.define(row.id.0, definitions.intern(&text).0);
+            }
+        }),
+        LaunchConfigDef::KIND => prefix_rows::<LaunchConfigDef>(rows, stride, |row| {
+            ids.configs.define(row.id.0, definitions.intern_config(&row).0);
+        }),
+        StackDef::KIND => prefix_rows::<StackDef>(rows, stride, |row| {
+            let Some(frames) = row.frames.of(heap) else { return };
+            let id = definitions.intern_stack(worker, row.process, frames, &ids.strings);
+            ids.stacks.define(row.id.0, id.0);
+        }),
+        GraphNodeDef::KIND => prefix_rows::<GraphNodeDef>(rows, stride, |row| {
+            let Some(name) = row.name.text(heap) else { return };
+            definitions.name_graph_node(worker, row.node, &name);
+        }),
+        _ => {}
+    }
 }

@@ -17,6 +17,7 @@
 mod definitions;
 mod join;
 mod launches;
+mod pass;
 mod reader;
 mod rows;
 mod source;

@@ -7,20 +7,20 @@ use profiler_core::clock::ClockDomain;
 use profiler_core::record::{
     ApiCall, ClockTuple, Communication, Counter, ExternalCorrelation, GraphNodeDef, Kernel,
     LaunchConfigDef, LossCause, Marker, Memcpy, Memory, Memset, Operator, Overhead, RecordKind,
-    Row, Sample, Span, StackDef, Step, StringDef, StringId, Synchronization,
+    Row as _, Sample, Span, StackDef, Step, StringDef, Synchronization,
 };
 use profiler_core::sink::{StreamId, StreamInfo};
-use zerocopy::FromBytes as _;
 
-use super::definitions::{Definitions, StreamIds};
+use super::definitions::{Definitions, StreamIds, define};
 use super::launches::Launches;
+use super::pass::{Pass, StreamState, count_outside, deliver, fit};
 use super::rows::{CaptureRow, Waiting};
-use super::source::{BlockHead, BlockSource, Input, LeftOut, Origin, SourceBlock};
+use super::source::{BlockHead, BlockSource, Input, LeftOut, Origin};
 use super::survey::Survey;
 use super::time::TimeMap;
 use super::window::{Belongs, Windows};
 use super::worker::{ClockJoin, JoinedBy, LossInfo, Worker};
-use super::{CaptureError, CaptureOptions, Delivery, Place, WindowSpan, prefix_rows};
+use super::{CaptureError, CaptureOptions, Delivery, WindowSpan};
 
 /// One spool being read.
 pub(super) struct WorkerReader {
@@ -60,15 +60,6 @@ struct Pending {
     head: BlockHead,
     /// The survey's version by which its instants were placed.
     version: u64,
-}
-
-struct StreamState {
-    info: StreamInfo,
-    ids: StreamIds,
-    map: TimeMap,
-    map_version: u64,
-    /// Where the first instant of the block skimmed last lies.
-    skimmed: u64,
 }
 
 /// Blocks that are looked at before the first of them is read.
@@ -562,179 +553,5 @@ impl WorkerReader {
             deliver(sink, StreamId(id), &stream.info, &[], &rows)?;
         }
         Ok(())
-    }
-}
-
-/// Counts a row that is in no window.
-#[inline]
-fn count_outside(belongs: Belongs, counts: &mut super::Counts) -> bool {
-    match belongs {
-        Belongs::Inside => return false,
-        Belongs::Warmup => counts.warmup += 1,
-        Belongs::Outside => counts.outside_window += 1,
-    }
-    true
-}
-
-/// Ends an unfinished row and moves instants that contradict each other.
-#[inline]
-fn fit<R: CaptureRow>(
-    row: &mut R,
-    launches: &Launches,
-    windows: &Windows,
-    sink: &mut Delivery<'_>,
-) {
-    let mut start = row.start();
-    if R::BY_LAUNCH
-        && R::HAS_END
-        && let Some(launch) = launches.start(row.correlation())
-        && start < launch
-    {
-        sink.counts.clamped += 1;
-        let end = row.end();
-        start = launch;
-        row.set_start(start);
-        // A clock step moved the whole row.
-        if end != 0 && end < start {
-            row.set_end(start);
-        }
-    }
-    if !R::HAS_END {
-        return;
-    }
-    let end = row.end();
-    if end == 0 {
-        row.mark_unfinished();
-        row.set_end(windows.end_of(start).unwrap_or(sink.worker.end).max(start));
-        return;
-    }
-    if end < start {
-        sink.counts.clamped += 1;
-        row.set_end(start);
-    }
-}
-
-fn deliver<R: CaptureRow>(
-    sink: &mut Delivery<'_>,
-    stream: StreamId,
-    info: &StreamInfo,
-    heap: &[u8],
-    rows: &[R],
-) -> Result<(), CaptureError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    *sink.counts.rows.entry(R::SCHEMA.name).or_default() += rows.len() as u64;
-    let place = Place { worker: sink.worker, stream, info, definitions: sink.definitions, heap };
-    R::deliver(sink.consumer, &place, rows).map_err(CaptureError::Consumer)
-}
-
-/// One block on its way.
-struct Pass<'a, 'b> {
-    block: SourceBlock<'a>,
-    stream: &'a mut StreamState,
-    windows: &'a mut Windows,
-    launches: &'a mut Launches,
-    waiting: &'a mut Waiting,
-    scratch: &'a mut Vec<u64>,
-    handed_out: &'a mut u64,
-    sink: &'a mut Delivery<'b>,
-}
-
-impl Pass<'_, '_> {
-    fn take<R: CaptureRow>(&mut self) -> Result<(), CaptureError> {
-        let stride = self.block.stride as usize;
-        let Some(count) = self.block.rows.len().checked_div(stride) else { return Ok(()) };
-        if R::HAS_OWN_TIME && !self.stream.map.is_usable() {
-            self.sink.counts.unmapped += count as u64;
-            return Ok(());
-        }
-        let words = count * size_of::<R>() / 8;
-        if self.scratch.len() < words {
-            self.scratch.resize(words, 0);
-        }
-        let mut kept = 0;
-        let mut latest = *self.handed_out;
-        {
-            use zerocopy::IntoBytes as _;
-            let bytes = self.scratch[..words].as_mut_bytes();
-            let Ok(out) = <[R]>::mut_from_bytes(bytes) else { return Ok(()) };
-            let thread = self.stream.info.thread;
-            let StreamState { ids, map, .. } = &mut *self.stream;
-            let (windows, launches) = (&mut *self.windows, &mut *self.launches);
-            let waiting = &mut *self.waiting;
-            let sink = &mut *self.sink;
-            let id = self.block.stream;
-            prefix_rows::<R>(self.block.rows, self.block.stride, |mut row| {
-                if R::HAS_OWN_TIME {
-                    row.set_start(map.map(row.start()));
-                    if R::HAS_END {
-                        row.set_end(map.map_near(row.end()));
-                    }
-                }
-                let mut belongs = None;
-                if R::BY_LAUNCH && row.correlation() != 0 {
-                    belongs = launches.belongs(row.correlation());
-                    if belongs.is_none()
-                        && let Some(rows) = R::waiting(waiting)
-                    {
-                        row.resolve(ids, thread);
-                        rows.push((id, row));
-                        return;
-                    }
-                }
-                let belongs = belongs.unwrap_or_else(|| windows.place(row.start()));
-                if R::IS_LAUNCH {
-                    launches.note(row.correlation(), row.start(), belongs);
-                }
-                if count_outside(belongs, sink.counts) {
-                    return;
-                }
-                row.resolve(ids, thread);
-                fit(&mut row, launches, windows, sink);
-                latest = latest.max(row.start());
-                if let Some(place) = out.get_mut(kept) {
-                    *place = row;
-                    kept += 1;
-                }
-            });
-        }
-        *self.handed_out = latest;
-        use zerocopy::IntoBytes as _;
-        let bytes = self.scratch[..kept * size_of::<R>() / 8].as_bytes();
-        let Ok(rows) = <[R]>::ref_from_bytes(bytes) else { return Ok(()) };
-        deliver(self.sink, self.block.stream, &self.stream.info, self.block.heap, rows)
-    }
-}
-
-/// Takes definitions of a stream.
-fn define(
-    block: &SourceBlock<'_>,
-    ids: &mut StreamIds,
-    worker: usize,
-    definitions: &mut Definitions,
-) {
-    let (rows, heap, stride) = (block.rows, block.heap, block.stride);
-    match block.kind {
-        StringDef::KIND => prefix_rows::<StringDef>(rows, stride, |row| {
-            let Some(text) = row.text.text(heap) else { return };
-            let known = ids.strings.resolve(row.id.0);
-            if known == 0 || definitions.string(StringId(known)) != text {
-                ids.strings.define(row.id.0, definitions.intern(&text).0);
-            }
-        }),
-        LaunchConfigDef::KIND => prefix_rows::<LaunchConfigDef>(rows, stride, |row| {
-            ids.configs.define(row.id.0, definitions.intern_config(&row).0);
-        }),
-        StackDef::KIND => prefix_rows::<StackDef>(rows, stride, |row| {
-            let Some(frames) = row.frames.of(heap) else { return };
-            let id = definitions.intern_stack(worker, row.process, frames, &ids.strings);
-            ids.stacks.define(row.id.0, id.0);
-        }),
-        GraphNodeDef::KIND => prefix_rows::<GraphNodeDef>(rows, stride, |row| {
-            let Some(name) = row.name.text(heap) else { return };
-            definitions.name_graph_node(worker, row.node, &name);
-        }),
-        _ => {}
     }
 }
