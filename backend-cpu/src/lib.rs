@@ -38,11 +38,14 @@ pub use backend::CpuBackend;
 use profiler_core::backend::{BackendRole, ProfilerBackend};
 use profiler_core::registry::BackendRegistration;
 
+/// The backend, for registries and for a plugin.
+pub const REGISTRATION: BackendRegistration = BackendRegistration {
+    id: "cpu",
+    role: BackendRole::Host,
+    priority: 0,
+    make: || -> Box<dyn ProfilerBackend> { Box::new(CpuBackend::new()) },
+};
+
 inventory::submit! {
-    BackendRegistration {
-        id: "cpu",
-        role: BackendRole::Host,
-        priority: 0,
-        make: || -> Box<dyn ProfilerBackend> { Box::new(CpuBackend::new()) },
-    }
+    REGISTRATION
 }

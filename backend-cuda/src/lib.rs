@@ -20,11 +20,14 @@ pub use nvml::HostCounters;
 use profiler_core::backend::{BackendRole, ProfilerBackend};
 use profiler_core::registry::BackendRegistration;
 
+/// The backend, for registries and for a plugin.
+pub const REGISTRATION: BackendRegistration = BackendRegistration {
+    id: "cuda",
+    role: BackendRole::Device,
+    priority: 200,
+    make: || -> Box<dyn ProfilerBackend> { Box::new(CudaBackend::new()) },
+};
+
 inventory::submit! {
-    BackendRegistration {
-        id: "cuda",
-        role: BackendRole::Device,
-        priority: 200,
-        make: || -> Box<dyn ProfilerBackend> { Box::new(CudaBackend::new()) },
-    }
+    REGISTRATION
 }

@@ -27,13 +27,16 @@ pub use backend::NpuBackend;
 use profiler_core::backend::{BackendRole, ProfilerBackend};
 use profiler_core::registry::{BackendRegistration, TrialRegistration};
 
+/// The backend, for registries and for a plugin.
+pub const REGISTRATION: BackendRegistration = BackendRegistration {
+    id: "npu",
+    role: BackendRole::Device,
+    priority: 190,
+    make: || -> Box<dyn ProfilerBackend> { Box::new(NpuBackend::new()) },
+};
+
 inventory::submit! {
-    BackendRegistration {
-        id: "npu",
-        role: BackendRole::Device,
-        priority: 190,
-        make: || -> Box<dyn ProfilerBackend> { Box::new(NpuBackend::new()) },
-    }
+    REGISTRATION
 }
 
 inventory::submit! {

@@ -18,6 +18,7 @@ use crate::clock::Instant;
 use crate::identity::WorkerIdentity;
 use crate::probe::ProbeReport;
 use crate::process_facts::ProcessFacts;
+use crate::registry::{PluginOrigin, RefusedPlugin};
 use crate::schedule::{Limits, Schedule, StepSource};
 
 /// The version of these messages. A controller refuses an agent of another major version.
@@ -115,6 +116,9 @@ pub struct Hello {
     pub step_source: StepSource,
     /// Its backends and what they found.
     pub backends: Vec<BackendProbe>,
+    /// Plugins that were found and are not used.
+    #[serde(default)]
+    pub refused_plugins: Vec<RefusedPlugin>,
     /// The session that it is in, where it reconnects: the controller adopts it.
     pub session: Option<SessionStatus>,
     /// The contents of the token file, where the link cannot tell who the peer is.
@@ -132,6 +136,9 @@ pub struct BackendProbe {
     pub priority: u32,
     /// What it found.
     pub report: ProbeReport,
+    /// The plugin that it came in; absent = it is linked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginOrigin>,
 }
 
 /// What a controller asks.

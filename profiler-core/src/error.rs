@@ -79,6 +79,14 @@ pub enum BackendError {
         #[source]
         source: std::io::Error,
     },
+    /// What a plugin answered, whose own error has no counterpart here.
+    #[error("{message}")]
+    Plugin {
+        /// The plugin's stable word.
+        code: String,
+        /// Its text, with causes.
+        message: String,
+    },
     /// The backend panicked; it is not used again.
     #[error("backend `{backend}` panicked: {message}")]
     Panicked {
@@ -95,7 +103,7 @@ impl BackendError {
     pub fn code(&self) -> &str {
         match self {
             Self::InvalidId { .. } => "invalid_backend_id",
-            Self::Unavailable { code, .. } => code,
+            Self::Unavailable { code, .. } | Self::Plugin { code, .. } => code,
             Self::Busy { .. } => "busy",
             Self::SessionOpen => "session_open",
             Self::AlreadyStarted => "already_started",

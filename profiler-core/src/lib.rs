@@ -8,6 +8,7 @@
 //! `unsafe` is confined to the plugin door, the thread-local chunks and one instruction that reads
 //! the time stamp counter.
 
+pub mod abi;
 pub mod backend;
 pub mod chunk;
 pub mod clock;

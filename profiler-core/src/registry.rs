@@ -1,5 +1,9 @@
 //! Which backends there are, and which one records.
 
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
 use crate::backend::{BackendId, BackendRole, ProfilerBackend};
 use crate::probe::ProbeReport;
 
@@ -68,10 +72,38 @@ impl RegisteredBackend {
     }
 }
 
+/// The library that a backend came in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginOrigin {
+    /// The library.
+    pub path: PathBuf,
+    /// The plugin's version.
+    pub version: String,
+}
+
+impl std::fmt::Display for PluginOrigin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "plugin {} of version {}", self.path.display(), self.version)
+    }
+}
+
+/// A library that was found and is not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPlugin {
+    /// The library, or the directory where it is to blame.
+    pub path: PathBuf,
+    /// A stable word for programs.
+    pub code: String,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
 /// The backends of this process, highest priority first, then by id.
 #[derive(Default)]
 pub struct BackendRegistry {
     backends: Vec<RegisteredBackend>,
+    origins: Vec<(BackendId, PluginOrigin)>,
+    refused: Vec<RefusedPlugin>,
 }
 
 impl BackendRegistry {
@@ -113,6 +145,39 @@ impl BackendRegistry {
         self.backends.push(backend);
         self.backends.sort_by_key(|b| (std::cmp::Reverse(b.priority), b.id()));
         Ok(())
+    }
+
+    /// Adds a backend that came in a library.
+    ///
+    /// # Errors
+    ///
+    /// [`RefusedBackend`] where the id is taken: a linked backend stays.
+    pub fn add_plugin(
+        &mut self,
+        backend: RegisteredBackend,
+        origin: PluginOrigin,
+    ) -> Result<(), RefusedBackend> {
+        let id = backend.id();
+        self.add(backend)?;
+        self.origins.push((id, origin));
+        Ok(())
+    }
+
+    /// Remembers a library that is not used, so that people see why.
+    pub fn refuse_plugin(&mut self, refused: RefusedPlugin) {
+        self.refused.push(refused);
+    }
+
+    /// The library that a backend came in, `None` where it is linked.
+    #[must_use]
+    pub fn origin(&self, id: &BackendId) -> Option<&PluginOrigin> {
+        self.origins.iter().find(|(of, _)| of == id).map(|(_, origin)| origin)
+    }
+
+    /// Libraries that were found and are not used.
+    #[must_use]
+    pub fn refused_plugins(&self) -> &[RefusedPlugin] {
+        &self.refused
     }
 
     /// All, in order.

@@ -2,5 +2,6 @@
 //! spools made for tests.
 
 pub mod figures;
+pub mod plugins;
 pub mod programs;
 pub mod synthetic;

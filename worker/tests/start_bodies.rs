@@ -20,6 +20,7 @@ fn device(available: bool) -> BackendProbe {
         } else {
             ProbeReport::unavailable("no_driver", "libcuda.so.1 is not there", "")
         },
+        plugin: None,
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod clock;
 mod lifecycle;
+mod plugin;
 mod sink;
 mod sinks;
 
@@ -29,6 +30,7 @@ pub use lifecycle::{
     double_start_is_refused, drop_without_stop_stops, hundred_cycles, no_rows_after_stop,
     nothing_from_before_start, stop_before_the_first_record, two_sessions_at_once,
 };
+pub use plugin::{build_plugin, build_program};
 pub use sink::{Answer, MemorySink};
 pub use sinks::{
     a_closed_sink_ends_production, a_flush_is_visible_within_a_second,

@@ -83,6 +83,7 @@ pub struct AgentBuilder {
     root: Option<PathBuf>,
     socket_dir: Option<PathBuf>,
     registry: Option<BackendRegistry>,
+    plugin_dir: Option<PathBuf>,
     clock: Option<Arc<dyn ClockSource>>,
 }
 
@@ -99,6 +100,7 @@ impl AgentBuilder {
             root: None,
             socket_dir: None,
             registry: None,
+            plugin_dir: None,
             clock: None,
         }
     }
@@ -160,7 +162,14 @@ impl AgentBuilder {
         self
     }
 
-    /// The backends, instead of all that are linked.
+    /// The directory of plugins, instead of that of `OMNIPROF_PLUGIN_DIR`: an absolute path, which
+    /// with all that lead to it only root and this user may be able to write.
+    pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.plugin_dir = Some(dir.into());
+        self
+    }
+
+    /// The backends, instead of all that are linked and those of plugins.
     pub fn registry(mut self, registry: BackendRegistry) -> Self {
         self.registry = Some(registry);
         self
@@ -267,9 +276,11 @@ impl AgentBuilder {
                 WorkerIdentity { stage, role, replica, rank, ..found }
             }
         };
+        let plugin_dir = self.plugin_dir.as_deref();
+        let registry = self.registry.unwrap_or_else(|| crate::backends::backends(plugin_dir));
         let core = Arc::new(Core::new(
             self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
-            Backends::new(self.registry.unwrap_or_else(BackendRegistry::linked)),
+            Backends::new(registry),
             worker,
             Place {
                 step_source: self.step_source,

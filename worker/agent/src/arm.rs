@@ -56,6 +56,9 @@ pub(crate) fn arm(
 
     let facts = core.facts();
     crate::facts::write(&*writer.sink(), &header.worker, &arm, &core.joined_by, &facts);
+    for (id, origin) in core.backends.origins() {
+        writer.sink().fact(&format!("plugin.{id}"), &origin.to_string());
+    }
     let is_enabled = machine.is_enabled();
     let named = Named::default();
     let opened = plan.open(core, &arm, &writer, &named, is_enabled)?;

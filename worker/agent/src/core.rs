@@ -136,6 +136,7 @@ impl Core {
             facts: self.facts(),
             step_source: self.step_source.clone(),
             backends: self.backends.probe(),
+            refused_plugins: self.backends.refused_plugins(),
             session: self.status(),
             token,
         }

@@ -11,7 +11,7 @@ use profiler_core::clock::ClockSource;
 use profiler_core::control::BackendProbe;
 use profiler_core::error::BackendError;
 use profiler_core::probe::ProbeReport;
-use profiler_core::registry::{BackendRegistry, RegisteredBackend};
+use profiler_core::registry::{BackendRegistry, PluginOrigin, RefusedPlugin, RegisteredBackend};
 use profiler_core::sink::RecordSink;
 
 /// The backends of a process, each called behind a catch. One that panicked is not used again.
@@ -72,6 +72,17 @@ impl Backends {
         self.registry.find(id)
     }
 
+    /// Plugins that were found and are not used.
+    pub(crate) fn refused_plugins(&self) -> Vec<RefusedPlugin> {
+        self.registry.refused_plugins().to_vec()
+    }
+
+    /// The plugins that backends came in.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = (BackendId, &PluginOrigin)> {
+        let ids = self.registry.iter().map(RegisteredBackend::id);
+        ids.filter_map(|id| self.registry.origin(&id).map(|origin| (id, origin)))
+    }
+
     /// Asks all backends what they find.
     pub(crate) fn probe(&self) -> Vec<BackendProbe> {
         self.registry
@@ -81,6 +92,7 @@ impl Backends {
                 role: registered.role,
                 priority: registered.priority,
                 report: self.probe_one(registered),
+                plugin: self.registry.origin(&registered.id()).cloned(),
             })
             .collect()
     }

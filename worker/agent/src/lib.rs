@@ -19,6 +19,7 @@
 
 mod agent;
 mod arm;
+mod backends;
 mod client;
 mod core;
 mod cost;
@@ -34,10 +35,13 @@ mod jit;
 pub mod link;
 mod linked;
 mod outbox;
+#[cfg_attr(not(feature = "plugins"), path = "plugins_disabled.rs")]
+mod plugins;
 mod session;
 mod spans;
 
 pub use agent::{Agent, AgentBuilder, AgentError, LocalAgent};
+pub use backends::backends;
 #[cfg(feature = "tracing-layer")]
 pub use spans::TracingLayer;
 pub use spans::{FieldValue, MarkerBuilder, SpanBuilder, SpanGuard, marker, span, step};

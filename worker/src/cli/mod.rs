@@ -347,6 +347,9 @@ pub(crate) struct DoctorArgs {
     pub(crate) root: RootArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// The directory of plugins, an absolute path [default: that of OMNIPROF_PLUGIN_DIR].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plugin_dir: Option<PathBuf>,
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,

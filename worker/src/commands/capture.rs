@@ -246,6 +246,13 @@ fn status_text(base: &str, body: &Value) -> String {
         table.add_row(row);
     }
     text.push_str(&format!("{table}\n"));
+    for worker in workers.into_iter().flatten() {
+        let refused = worker.get("refused_plugins").and_then(Value::as_array);
+        for reason in refused.into_iter().flatten() {
+            let (pid, reason) = (plain(worker.get("pid")), plain(Some(reason)));
+            text.push_str(&format!("pid {pid} does not use a plugin: {reason}\n"));
+        }
+    }
     if let Some(limits) = body.get("default_limits") {
         text.push_str(&format!("a start that names no limits {}", limits_text(limits)));
     }

@@ -20,6 +20,10 @@ pub(crate) const OTHER_VARIABLES: &[(&str, &str)] = &[
     ("OMNIPROF_LIBCUPTI", "a libcupti, for workers that have none loaded when a capture is armed"),
     ("OMNIPROF_LIBMSPTI", "a libmspti, for workers that do not find that of their CANN"),
     ("OMNIPROF_NPU_ROOT", "the folder below which Ascend's devices and driver are looked for [/]"),
+    (
+        "OMNIPROF_PLUGIN_DIR",
+        "the directory of backends in libraries of their own, which workers load as they join",
+    ),
     ("OMNIPROF_LOG", "what the command logs to standard error (`warn`, `info`, `debug`)"),
 ];
 

@@ -135,6 +135,7 @@ impl Inner {
             joined_by: hello.joined_by,
             step_source: hello.step_source,
             backends: hello.backends,
+            refused_plugins: hello.refused_plugins,
             status: hello.session.clone(),
             pending: BTreeMap::new(),
         };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use profiler_core::clock::ClockSource;
 use profiler_core::control::{BackendProbe, Outcome, SessionStatus};
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::registry::RefusedPlugin;
 use profiler_core::schedule::StepSource;
 use profiler_core::trace_path::{RootClaim, TraceRoot};
 
@@ -76,6 +77,7 @@ pub(super) struct Worker {
     pub(super) joined_by: String,
     pub(super) step_source: StepSource,
     pub(super) backends: Vec<BackendProbe>,
+    pub(super) refused_plugins: Vec<RefusedPlugin>,
     pub(super) status: Option<SessionStatus>,
     /// Who waits for which answer.
     pub(super) pending: BTreeMap<u64, Sender<(String, Outcome)>>,

@@ -120,6 +120,8 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// Its backends and what they found.
     pub backends: Vec<BackendStatus>,
+    /// Plugins that it found and does not use, and why.
+    pub refused_plugins: Vec<String>,
 }
 
 /// A backend of a worker.
@@ -134,6 +136,8 @@ pub struct BackendStatus {
     pub devices: Vec<String>,
     /// Why it cannot, and what to do; or what a person should know.
     pub notes: Vec<String>,
+    /// The plugin that it came in, with its version; absent = it is linked.
+    pub plugin: Option<String>,
 }
 
 impl Inner {
@@ -188,26 +192,22 @@ fn running(session: &Session) -> RunningSession {
 fn worker(worker: &Worker) -> WorkerStatus {
     use profiler_core::schedule::StepSource;
     let identity = &worker.identity;
-    let backends = worker.backends.iter().map(|backend| match &backend.report {
-        ProbeReport::Available { devices, notes } => BackendStatus {
-            id: backend.id.to_string(),
-            available: true,
-            devices: devices.iter().map(|device| device.name.clone()).collect(),
-            notes: notes.clone(),
-        },
-        ProbeReport::Unavailable { reason } => BackendStatus {
-            id: backend.id.to_string(),
-            available: false,
-            devices: Vec::new(),
-            notes: vec![format!("{} {}", reason.message, reason.remedy).trim().to_owned()],
-        },
-        _ => BackendStatus {
-            id: backend.id.to_string(),
-            available: false,
-            devices: Vec::new(),
-            notes: Vec::new(),
-        },
+    let backends = worker.backends.iter().map(|backend| {
+        let (available, devices, notes) = match &backend.report {
+            ProbeReport::Available { devices, notes } => {
+                let names = devices.iter().map(|device| device.name.clone()).collect();
+                (true, names, notes.clone())
+            }
+            ProbeReport::Unavailable { reason } => {
+                let note = format!("{} {}", reason.message, reason.remedy).trim().to_owned();
+                (false, Vec::new(), vec![note])
+            }
+            _ => (false, Vec::new(), Vec::new()),
+        };
+        let plugin = backend.plugin.as_ref().map(ToString::to_string);
+        BackendStatus { id: backend.id.to_string(), available, devices, notes, plugin }
     });
+    let refused_plugins = worker.refused_plugins.iter().map(|refused| refused.reason.clone());
     WorkerStatus {
         stage: identity.stage,
         role: identity.role.clone(),
@@ -226,5 +226,6 @@ fn worker(worker: &Worker) -> WorkerStatus {
         },
         state: worker.status.as_ref().map_or(WorkerState::Idle, |status| status.state),
         backends: backends.collect(),
+        refused_plugins: refused_plugins.collect(),
     }
 }

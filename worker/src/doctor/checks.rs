@@ -5,7 +5,6 @@ use std::path::Path;
 
 use profiler_core::error::chain;
 use profiler_core::probe::ProbeReport;
-use profiler_core::registry::BackendRegistry;
 use profiler_core::socket_path::{SocketEnvironment, SocketOrigin, SocketPath, SocketPathError};
 use profiler_core::trace_path::{TraceRoot, TraceRootError};
 
@@ -16,9 +15,9 @@ use crate::config::Resolved;
 /// Below this share of free space a capture ends soon.
 const LITTLE_FREE_PERCENT: u64 = 10;
 
-pub(super) fn all(resolved: &Resolved, root: &Path) -> Vec<Finding> {
+pub(super) fn all(resolved: &Resolved, root: &Path, plugin_dir: Option<&Path>) -> Vec<Finding> {
     let mut findings = vec![versions(), clock(), perf()];
-    findings.extend(backends());
+    findings.extend(backends(plugin_dir));
     findings.extend(traces(root));
     findings.push(socket(root));
     findings.push(exporter());
@@ -77,8 +76,8 @@ fn perf() -> Finding {
     )
 }
 
-fn backends() -> Vec<Finding> {
-    let registry = BackendRegistry::linked();
+fn backends(plugin_dir: Option<&Path>) -> Vec<Finding> {
+    let registry = profiler_agent::backends(plugin_dir);
     let mut findings = Vec::new();
     for registered in registry.iter() {
         let check = format!("backend {}", registered.id());
@@ -87,14 +86,18 @@ fn backends() -> Vec<Finding> {
                 let names: Vec<String> = devices.into_iter().map(|device| device.name).collect();
                 let mut found =
                     if names.is_empty() { "available".to_owned() } else { names.join(", ") };
-                for note in &notes {
+                let origin = registry.origin(&registered.id()).map(ToString::to_string);
+                for note in notes.iter().chain(&origin) {
                     found.push_str("; ");
                     found.push_str(note);
                 }
                 Finding::good(&check, found)
             }
             ProbeReport::Unavailable { reason } => {
-                let found = format!("{} [{}]", reason.message, reason.code);
+                let mut found = format!("{} [{}]", reason.message, reason.code);
+                if let Some(origin) = registry.origin(&registered.id()) {
+                    found.push_str(&format!("; {origin}"));
+                }
                 Finding::new(&check, Verdict::Less, found, reason.remedy)
             }
             _ => Finding::new(&check, Verdict::Less, "an answer of a newer version", ""),
@@ -105,9 +108,16 @@ fn backends() -> Vec<Finding> {
             "backends",
             Verdict::Less,
             "this binary has none; workers bring their own",
-            "build with the features cpu, cuda, npu",
+            "build with the features cpu, cuda, npu, or name a directory of plugins with \
+             OMNIPROF_PLUGIN_DIR",
         ));
     }
+    findings.extend(registry.refused_plugins().iter().map(|refused| {
+        let found = format!("{} [{}]", refused.reason, refused.code);
+        // A duplicate is no fault: the linked backend records.
+        let verdict = if refused.code == "duplicate" { Verdict::Less } else { Verdict::Bad };
+        Finding::new("plugin", verdict, found, "")
+    }));
     findings
 }
 

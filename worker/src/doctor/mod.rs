@@ -66,7 +66,10 @@ impl Finding {
 /// Looks and tells; fails where something does not work at all.
 pub(crate) fn run(args: &DoctorArgs, out: &Output) -> Result<Exit, CommandError> {
     let resolved = args.config.load()?;
-    let findings = checks::all(&resolved, &resolved.root(args.root.dir.as_deref()));
+    let findings = {
+        let root = resolved.root(args.root.dir.as_deref());
+        checks::all(&resolved, &root, args.plugin_dir.as_deref())
+    };
     let worst_is_bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
     if args.json {
         out.json(&findings)?;

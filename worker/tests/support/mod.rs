@@ -96,6 +96,7 @@ impl Behaviour {
                 role: BackendRole::Host,
                 priority: 0,
                 report: ProbeReport::available(Vec::new()),
+                plugin: None,
             }],
         }
     }
@@ -109,6 +110,7 @@ impl Behaviour {
             facts: ProcessFacts::default(),
             step_source: self.step_source.clone(),
             backends: self.backends.clone(),
+            refused_plugins: Vec::new(),
             session: self.session.clone(),
             token: self.token.clone(),
         }

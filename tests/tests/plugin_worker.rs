@@ -1,0 +1,162 @@
+//! A worker that is built with no backend at all records CUDA through a plugin, on a stand-in for
+//! libcupti. The child has a device node of its own in a mount namespace, so that the backend finds
+//! a device where there is none.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use profiler_core::conformance::{build_plugin, build_program};
+use profiler_tests::plugins::{compile_c_plugin, install, plugin_dir};
+use profiler_worker::Controller;
+use profiler_worker::start_request::{SessionDefaults, StartRequest};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Gives the process a /dev that has `nvidia0`, and becomes the program.
+const WITH_A_DEVICE: &str = r#"
+set -e
+dev=$1; shift
+mount -t tmpfs none "$dev"
+for node in null zero full random urandom tty; do
+    touch "$dev/$node"; mount --bind "/dev/$node" "$dev/$node"
+done
+mkdir "$dev/shm"; mount --bind /dev/shm "$dev/shm"
+touch "$dev/nvidia0"
+mount --move "$dev" /dev
+exec "$@"
+"#;
+
+/// The worker in its process.
+struct Worker {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(controller: &Controller, plugins: &Path, scratch: &Path) -> Self {
+        let dev = scratch.join("dev");
+        std::fs::create_dir(&dev).unwrap();
+        let mut child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", WITH_A_DEVICE, "sh"])
+            .arg(&dev)
+            .arg(build_program("plugin-worker"))
+            .arg(stand_in(scratch))
+            .env("OMNIPROF_SOCKET", controller.socket_dir().unwrap())
+            .env("OMNIPROF_PLUGIN_DIR", plugins)
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`unshare` of util-linux is there");
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut worker = Self { child, input, output };
+        worker.expect("joined");
+        worker
+    }
+
+    fn expect(&mut self, word: &str) {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), word, "{:?}", self.child.try_wait());
+    }
+
+    fn launch(&mut self, kernels: u64) {
+        writeln!(self.input.as_mut().unwrap(), "{kernels}").unwrap();
+        self.expect("launched");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        if std::thread::panicking() {
+            // It may have ended by itself.
+            let _gone: std::io::Result<()> = self.child.kill();
+        }
+        let status = self.child.wait().unwrap();
+        assert!(status.success() || std::thread::panicking(), "{status}");
+    }
+}
+
+/// The stand-in, named as the vendor names its library.
+fn stand_in(scratch: &Path) -> PathBuf {
+    let named = scratch.join("libcupti.so.13");
+    std::fs::copy(build_plugin("fake-cupti"), &named).unwrap();
+    named
+}
+
+fn controller(root: &Path) -> Controller {
+    let mut defaults = SessionDefaults::default();
+    // The stand-in comes without a driver to wait for.
+    defaults.all.session.options.insert("cuda.attach".to_owned(), "at_once".into());
+    Controller::builder().root(root).defaults(defaults).without_exporter().build().unwrap()
+}
+
+#[test]
+fn a_worker_without_backends_records_cuda_by_a_plugin() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plugins = plugin_dir().unwrap();
+    let cuda = install(&build_plugin("backend-cuda-plugin"), plugins.path()).unwrap();
+    install(&build_plugin("backend-cpu-plugin"), plugins.path()).unwrap();
+    compile_c_plugin(plugins.path(), "old", &["ID=\"old\"", "MAJOR=9"]).unwrap();
+
+    let controller = controller(&scratch.path().join("traces"));
+    let mut worker = Worker::start(&controller, plugins.path(), scratch.path());
+    assert!(controller.wait_for_workers(1, PATIENCE));
+
+    let status = controller.status();
+    let backends = &status.workers[0].backends;
+    let ids: Vec<_> = backends.iter().map(|backend| backend.id.as_str()).collect();
+    assert_eq!(ids, ["cuda", "cpu"], "highest priority first");
+    let from = backends[0].plugin.as_ref().unwrap();
+    assert!(from.contains(cuda.canonicalize().unwrap().to_str().unwrap()), "{from}");
+    assert!(from.contains(env!("CARGO_PKG_VERSION")), "{from}");
+    let refused = &status.workers[0].refused_plugins;
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].contains("libomniprof_backend_old.so"), "{refused:?}");
+
+    controller.start(&StartRequest::for_stages(None, None)).unwrap();
+    worker.launch(1000);
+    let manifest = controller.stop_profile().unwrap();
+    drop(worker);
+    let line = &manifest.workers[0];
+    assert_eq!(line.error, None);
+    assert_eq!(line.backend.as_deref(), Some("cuda"), "{}", line.why);
+    assert!(line.why.contains("highest priority"), "{}", line.why);
+    assert_eq!(line.records["kernel"], 1000, "{:?}, lost {:?}", line.records, line.drops);
+    assert!(line.records["counter"] > 0, "the host's plugin records beside it");
+    assert_eq!(facts(&manifest.directory, line)["plugin.cuda"], *from);
+}
+
+/// The facts in the worker's spool.
+fn facts(
+    directory: &str,
+    line: &profiler_worker::manifest::WorkerLine,
+) -> std::collections::BTreeMap<String, String> {
+    let spool = line.files.iter().find(|file| file.format == "spool").unwrap();
+    let mut reader =
+        profiler_core::spool::SpoolReader::open(&Path::new(directory).join(&spool.path)).unwrap();
+    while reader.next_block().unwrap().is_some() {}
+    reader.facts().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+#[test]
+fn a_worker_without_backends_and_plugins_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plugins = plugin_dir().unwrap();
+    let controller = controller(&scratch.path().join("traces"));
+    let _worker = Worker::start(&controller, plugins.path(), scratch.path());
+    assert!(controller.wait_for_workers(1, PATIENCE));
+    let status = controller.status();
+    assert!(status.workers[0].backends.is_empty());
+    let start = StartRequest::parse(br#"{"activities":["GPU"]}"#).unwrap();
+    let error = controller.start(&start).unwrap_err();
+    let text = format!("{error:?}");
+    assert!(text.contains("no_device"), "{text}");
+}
