@@ -4,14 +4,18 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use profiler_core::conformance::{build_plugin, build_program};
+use profiler_core::record::{Fact, HeapRef, Row as _};
+use profiler_core::spool::SpoolReader;
 use profiler_tests::plugins::{compile_c_plugin, install, plugin_dir};
 use profiler_worker::Controller;
+use profiler_worker::manifest::WorkerLine;
 use profiler_worker::start_request::{SessionDefaults, StartRequest};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -135,15 +139,20 @@ fn a_worker_without_backends_records_cuda_by_a_plugin() {
 }
 
 /// The facts in the worker's spool.
-fn facts(
-    directory: &str,
-    line: &profiler_worker::manifest::WorkerLine,
-) -> std::collections::BTreeMap<String, String> {
+fn facts(directory: &str, line: &WorkerLine) -> BTreeMap<String, String> {
     let spool = line.files.iter().find(|file| file.format == "spool").unwrap();
-    let mut reader =
-        profiler_core::spool::SpoolReader::open(&Path::new(directory).join(&spool.path)).unwrap();
-    while reader.next_block().unwrap().is_some() {}
-    reader.facts().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    let mut reader = SpoolReader::open(&Path::new(directory).join(&spool.path)).unwrap();
+    let mut facts = BTreeMap::new();
+    while let Some(block) = reader.next_block().unwrap() {
+        if block.kind() != Fact::KIND {
+            continue;
+        }
+        for fact in block.rows::<Fact>().unwrap().iter() {
+            let text = |place: HeapRef| place.text(block.heap()).unwrap().into_owned();
+            facts.insert(text(fact.key), text(fact.value));
+        }
+    }
+    facts
 }
 
 #[test]

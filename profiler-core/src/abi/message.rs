@@ -115,6 +115,7 @@ impl ErrorMessage {
     }
 
     /// The error, as a linked backend would have given it where its facts crossed.
+    #[cfg(any(test, feature = "plugins"))]
     pub(super) fn into_error(mut self) -> BackendError {
         let mut fact = |name: &str| self.facts.remove(name);
         match self.kind.as_str() {
