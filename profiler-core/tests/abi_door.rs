@@ -185,6 +185,7 @@ impl ProfileSession for ActorSession {
             device_used: Some(true),
             driver: Some(DriverState::Residue),
             notes: vec![format!("{} ms", drain.as_millis())],
+            ..SessionSummary::default()
         })
     }
 }

@@ -110,6 +110,7 @@ fn version_1_messages() {
             device_used: Some(true),
             driver: Some(DriverState::Residue),
             notes: vec!["a note".to_owned()],
+            ..SessionSummary::default()
         },
         json!({"device_used": true, "driver": "residue", "notes": ["a note"]}),
     );
