@@ -1,7 +1,5 @@
 //! No message can name a plugin: what is loaded is the process's own choice.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use profiler_agent::Agent;
 use profiler_core::backend::SessionConfig;
 use profiler_core::control::{
