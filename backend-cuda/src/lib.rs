@@ -12,6 +12,8 @@ mod decode;
 mod machine;
 mod nvml;
 mod place;
+#[doc(hidden)]
+pub mod replay;
 mod session;
 
 pub use backend::CudaBackend;

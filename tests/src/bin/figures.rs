@@ -15,7 +15,7 @@ use profiler_tests::figures::{Context, Line, Verdict, groups};
 #[derive(Parser)]
 #[command(name = "figures")]
 struct Args {
-    /// The groups to measure (spool, export, stop, cpu); none = all.
+    /// The groups to measure (spool, export, stop, cpu, cuda); none = all.
     groups: Vec<String>,
     /// Measure the figure of this name only. May be given several times.
     #[arg(long, value_name = "NAME")]
@@ -23,6 +23,9 @@ struct Args {
     /// The folder of the omniprof binary, where it does not lie beside this program.
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
+    /// Keep captures that figures took in this folder.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -54,7 +57,7 @@ fn main() -> anyhow::Result<ExitCode> {
         eprintln!("figures: built without optimisation, so the numbers mean nothing");
     }
 
-    let context = Context::new(args.bin_dir)?;
+    let context = Context::new(args.bin_dir)?.keeping_in(args.keep);
     let mut short = 0_usize;
     for (group, entries) in &all {
         if !args.groups.is_empty() && !args.groups.iter().any(|asked| asked == group) {

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 pub struct Context {
     bin_dir: PathBuf,
     scratch: tempfile::TempDir,
+    keep: Option<PathBuf>,
 }
 
 impl Context {
@@ -29,7 +30,26 @@ impl Context {
             .prefix("omniprof-figures-")
             .tempdir()
             .context("no temporary folder can be made")?;
-        Ok(Self { bin_dir, scratch })
+        Ok(Self { bin_dir, scratch, keep: None })
+    }
+
+    /// Keeps what figures hand to [`Context::keep`] in this folder.
+    #[must_use]
+    pub fn keeping_in(mut self, dir: Option<PathBuf>) -> Self {
+        self.keep = dir;
+        self
+    }
+
+    /// Copies a file to the folder that the user named, if one was named.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be copied.
+    pub fn keep(&self, file: &Path, name: &str) -> anyhow::Result<()> {
+        let Some(dir) = &self.keep else { return Ok(()) };
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        std::fs::copy(file, dir.join(name)).with_context(|| file.display().to_string())?;
+        Ok(())
     }
 
     /// The folder of the binaries.

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod context;
 pub mod cpu;
+pub mod cuda;
 pub mod export;
 pub mod measure;
 pub mod ratio;
@@ -257,6 +258,7 @@ pub fn groups() -> Vec<(&'static str, Vec<FigureEntry>)> {
         ("export", export::figures()),
         ("stop", stop::figures()),
         ("cpu", host),
+        ("cuda", cuda::figures()),
     ]
 }
 

@@ -25,6 +25,17 @@ pub(super) fn try_wait(pid: u32) -> io::Result<Option<(ExitStatus, Duration)>> {
     Ok(Some((ExitStatus::from_raw(status), cpu)))
 }
 
+/// The processor time of all children that have ended and were waited for.
+pub(super) fn children_cpu() -> io::Result<Duration> {
+    // SAFETY: `rusage` is plain C data, for which all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer comes from a live, exclusive reference of the type that is filled.
+    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(duration(usage.ru_utime) + duration(usage.ru_stime))
+}
+
 fn duration(time: libc::timeval) -> Duration {
     Duration::from_secs(time.tv_sec.unsigned_abs())
         + Duration::from_micros(time.tv_usec.unsigned_abs())

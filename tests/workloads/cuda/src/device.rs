@@ -8,8 +8,9 @@ use std::ptr::null_mut;
 use anyhow::ensure;
 use cudarc::driver::sys;
 
-/// Two kernels: one that does nothing, one that runs for a number of cycles. As text, so that the driver
-/// compiles them for the device that it finds.
+/// Three kernels: one that does nothing, one that runs for a number of cycles, and one that fills
+/// what it is given by way of shared memory. As text, so that the driver compiles them for the
+/// device that it finds.
 const PTX: &CStr = c"
 .version 7.0
 .target sm_70
@@ -27,7 +28,28 @@ again:
   @%p bra again;
   ret;
 }
+.visible .entry fill(.param .u64 target) {
+  .reg .u64 %n<4>;
+  .reg .u32 %r<4>;
+  .shared .align 4 .b8 tile[4096];
+  ld.param.u64 %n1, [target];
+  mov.u32 %r1, %tid.x;
+  and.b32 %r1, %r1, 1023;
+  shl.b32 %r2, %r1, 2;
+  mov.u32 %r3, tile;
+  add.u32 %r3, %r3, %r2;
+  st.shared.u32 [%r3], %r1;
+  bar.sync 0;
+  ld.shared.u32 %r1, [%r3];
+  cvt.u64.u32 %n2, %r2;
+  cvta.to.global.u64 %n1, %n1;
+  add.u64 %n3, %n1, %n2;
+  st.global.u32 [%n3], %r1;
+  ret;
+}
 ";
+/// Bytes that copies move and `fill` fills.
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// A device with its primary context and the kernels.
 #[derive(Clone, Copy)]
@@ -35,6 +57,7 @@ pub(crate) struct Device {
     context: sys::CUcontext,
     empty: sys::CUfunction,
     spin: sys::CUfunction,
+    fill: sys::CUfunction,
 }
 
 // SAFETY: the driver's handles may be used from any thread that sets the context.
@@ -47,6 +70,12 @@ pub(crate) struct Stream(sys::CUstream);
 
 /// A graph, ready to launch.
 pub(crate) struct Graph(sys::CUgraphExec);
+
+/// Memory on the device and, pinned, on the host.
+pub(crate) struct Block {
+    device: sys::CUdeviceptr,
+    host: *mut c_void,
+}
 
 fn check(what: &str, result: sys::CUresult) -> anyhow::Result<()> {
     ensure!(result == sys::CUresult::CUDA_SUCCESS, "{what}: {result:?}");
@@ -69,14 +98,16 @@ impl Device {
         check("cuDevicePrimaryCtxRetain", unsafe {
             sys::cuDevicePrimaryCtxRetain(&raw mut context, device)
         })?;
-        let mut this = Self { context, empty: null_mut(), spin: null_mut() };
+        let mut this = Self { context, empty: null_mut(), spin: null_mut(), fill: null_mut() };
         this.enter()?;
         let mut module = null_mut();
         // SAFETY: the text ends in a NUL, as PTX must.
         check("cuModuleLoadData", unsafe {
             sys::cuModuleLoadData(&raw mut module, PTX.as_ptr().cast::<c_void>())
         })?;
-        for (name, function) in [(c"empty", &mut this.empty), (c"spin", &mut this.spin)] {
+        for (name, function) in
+            [(c"empty", &mut this.empty), (c"spin", &mut this.spin), (c"fill", &mut this.fill)]
+        {
             // SAFETY: the module was just loaded; the name is a C string.
             check("cuModuleGetFunction", unsafe {
                 sys::cuModuleGetFunction(function, module, name.as_ptr())
@@ -99,32 +130,73 @@ impl Device {
         Ok(Stream(stream))
     }
 
+    /// Device memory that nobody has taken, in bytes.
+    pub(crate) fn free_bytes(&self) -> anyhow::Result<u64> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: stores two numbers; the calling thread has entered the context.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
+        Ok(free as u64)
+    }
+
+    /// Memory for copies.
+    pub(crate) fn block(&self) -> anyhow::Result<Block> {
+        let mut block = Block { device: 0, host: null_mut() };
+        // SAFETY: stores an address; the calling thread has entered the context.
+        check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&raw mut block.device, BLOCK_BYTES) })?;
+        // SAFETY: as above.
+        check("cuMemAllocHost", unsafe {
+            sys::cuMemAllocHost_v2(&raw mut block.host, BLOCK_BYTES)
+        })?;
+        Ok(block)
+    }
+
+    /// A memset, a copy to the device, a kernel with shared memory, a copy back: four pieces of
+    /// work, of which one is a kernel.
+    pub(crate) fn mixed(&self, stream: &Stream, block: &Block) -> anyhow::Result<()> {
+        let (device, host) = (block.device, block.host);
+        // SAFETY: the block has this many bytes and is never freed.
+        check("cuMemsetD8Async", unsafe {
+            sys::cuMemsetD8Async(device, 7, BLOCK_BYTES, stream.0)
+        })?;
+        // SAFETY: as above, on both sides.
+        check("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(device, host, BLOCK_BYTES, stream.0)
+        })?;
+        let mut target = device;
+        let mut arguments = [(&raw mut target).cast::<c_void>()];
+        self.call(self.fill, stream, (132, 256), arguments.as_mut_ptr())?;
+        // SAFETY: as above, on both sides.
+        check("cuMemcpyDtoHAsync", unsafe {
+            sys::cuMemcpyDtoHAsync_v2(host, device, BLOCK_BYTES, stream.0)
+        })
+    }
+
     /// Launches the kernel that does nothing.
     pub(crate) fn launch(&self, stream: &Stream) -> anyhow::Result<()> {
-        self.call(self.empty, stream, null_mut())
+        self.call(self.empty, stream, (1, 32), null_mut())
     }
 
     /// Launches a kernel that runs for `cycles` of the device's clock.
     pub(crate) fn spin(&self, stream: &Stream, mut cycles: u64) -> anyhow::Result<()> {
         let mut arguments = [(&raw mut cycles).cast::<c_void>()];
-        self.call(self.spin, stream, arguments.as_mut_ptr())
+        self.call(self.spin, stream, (1, 32), arguments.as_mut_ptr())
     }
 
     fn call(
         &self,
         function: sys::CUfunction,
         stream: &Stream,
+        (blocks, threads): (c_uint, c_uint),
         arguments: *mut *mut c_void,
     ) -> anyhow::Result<()> {
-        const THREADS: c_uint = 32;
         // SAFETY: the function takes these arguments, which the driver copies before it returns.
         let result = unsafe {
             sys::cuLaunchKernel(
                 function,
+                blocks,
                 1,
                 1,
-                1,
-                THREADS,
+                threads,
                 1,
                 1,
                 0,

@@ -1,0 +1,42 @@
+//! Decoding records that were kept in a file, without a libcupti: for golden files and fuzzing.
+
+use profiler_core::sink::{Emit, RecordSink, StreamId};
+
+use crate::cupti::layout::Raw;
+use crate::decode::{Decoder, Names};
+
+/// What records point to, as it was when they were kept.
+pub trait KeptNames {
+    /// The text at an address.
+    fn text(&self, address: u64) -> Option<&[u8]>;
+
+    /// The name of an API function, by `CUpti_CallbackDomain` and its number.
+    fn function(&self, domain: u32, number: u32) -> Option<String>;
+}
+
+struct Kept<'a>(&'a dyn KeptNames);
+
+impl Names for Kept<'_> {
+    fn text(&self, address: u64) -> Option<&[u8]> {
+        self.0.text(address)
+    }
+
+    fn function(&self, domain: u32, id: u32) -> Option<String> {
+        self.0.function(domain, id)
+    }
+}
+
+/// Decodes records as a capture does, into one group of batches; says how many of them were of a
+/// kind that is not known. No bytes make it panic.
+pub fn decode<'a>(
+    records: impl IntoIterator<Item = &'a [u8]>,
+    names: &dyn KeptNames,
+    sink: &dyn RecordSink,
+    stream: StreamId,
+) -> (Emit, u64) {
+    let mut decoder = Decoder::new(stream, false);
+    for record in records {
+        decoder.record(Raw(record), &Kept(names));
+    }
+    (decoder.emit(sink), decoder.unknown.values().sum())
+}

@@ -1,0 +1,84 @@
+"""Runs the workload's loops in this process, while torch.profiler or Proton records them.
+
+    other_profiler.py LIBCUDA_WORKLOAD
+
+Reads commands, a line each, and answers each by a line of JSON. `torch start`, `torch stop`,
+`torch export FILE`, `torch use N` (N operators on a small tensor) and `proton start NAME`,
+`proton stop` are done here, all others by the library.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import time
+
+library = ctypes.CDLL(sys.argv[1])
+library.workload_command.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+library.workload_command.restype = ctypes.c_ssize_t
+room = ctypes.create_string_buffer(1 << 16)
+profiler = None
+session = None
+tensor = None
+
+
+def timed(what):
+    begin = time.perf_counter_ns()
+    what()
+    return {"ns": time.perf_counter_ns() - begin}
+
+
+def torch_command(words):
+    global profiler, tensor
+    import torch
+
+    if tensor is None:
+        tensor = torch.zeros(256, device="cuda")
+    if words[0] == "start":
+        profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        return timed(profiler.start)
+    if words[0] == "stop":
+        return timed(profiler.stop)
+    if words[0] == "export":
+        answer = timed(lambda: profiler.export_chrome_trace(words[1]))
+        return answer | {"bytes": os.path.getsize(words[1])}
+    if words[0] == "use":
+        for _ in range(int(words[1])):
+            tensor.add_(1.0)
+        torch.cuda.synchronize()
+        return {"version": torch.__version__}
+    raise ValueError(f"torch {words}")
+
+
+def proton_command(words):
+    global session
+    import triton.profiler as proton
+
+    if words[0] == "start":
+
+        def start():
+            global session
+            session = proton.start(words[1], backend="cupti", data="trace")
+
+        return timed(start)
+    if words[0] == "stop":
+        return timed(lambda: proton.finalize(session, "chrome_trace"))
+    raise ValueError(f"proton {words}")
+
+
+def answer(line):
+    words = line.split()
+    try:
+        if words[:1] == ["torch"]:
+            return json.dumps(torch_command(words[1:]))
+        if words[:1] == ["proton"]:
+            return json.dumps(proton_command(words[1:]))
+    except Exception as error:
+        return json.dumps({"error": f"{type(error).__name__}: {error}"})
+    if library.workload_command(line.encode(), room, len(room)) < 0:
+        return json.dumps({"error": "the answer is too long"})
+    return room.value.decode()
+
+
+for line in sys.stdin:
+    print(answer(line.strip()), flush=True)

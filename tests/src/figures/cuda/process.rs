@@ -1,0 +1,110 @@
+//! A process that launches: told by a line, answers by a line.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::workload;
+use crate::figures::Context;
+
+/// Runs the workload's library inside Python, where other profilers are.
+const PYTHON: &str = include_str!("other_profiler.py");
+/// The interpreter that has them.
+const PYTHON_VARIABLE: &str = "OMNIPROF_PYTHON";
+
+/// A process.
+pub(super) struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// The workload; with a socket's folder it is a worker.
+    pub(super) fn start(context: &Context, socket_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let mut command = Command::new(workload(context)?);
+        if let Some(dir) = socket_dir {
+            command.args(["--rank", "0", "--socket-dir"]).arg(dir);
+        }
+        Self::spawn(command)
+    }
+
+    /// The workload's loops in a Python process that has another profiler.
+    pub(super) fn with_other_profiler(context: &Context) -> anyhow::Result<Self> {
+        let library = context.bin_dir().join("libcuda_workload.so");
+        anyhow::ensure!(library.is_file(), "{} is missing", library.display());
+        let script = context.fresh_dir("python")?.join("other_profiler.py");
+        std::fs::write(&script, PYTHON)?;
+        let python = std::env::var_os(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into());
+        let mut command = Command::new(PathBuf::from(python));
+        command.arg(script).arg(library);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{} does not start", command.get_program().display()))?;
+        let input = child.stdin.take().context("the process has no input")?;
+        let output = BufReader::new(child.stdout.take().context("the process has no output")?);
+        Ok(Self { child, input, output })
+    }
+
+    /// Says a line and waits for the answer.
+    pub(super) fn ask(&mut self, line: &str) -> anyhow::Result<Value> {
+        self.tell(line)?;
+        self.answer().with_context(|| line.to_owned())
+    }
+
+    /// Says a line.
+    pub(super) fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        writeln!(self.input, "{line}")
+            .with_context(|| format!("the process does not hear {line:?}"))
+    }
+
+    fn answer(&mut self) -> anyhow::Result<Value> {
+        loop {
+            let mut line = String::new();
+            let read = self.output.read_line(&mut line)?;
+            anyhow::ensure!(read > 0, "the process has ended");
+            // Other profilers print what they please.
+            let Ok(Value::Object(answer)) = serde_json::from_str(&line) else { continue };
+            if let Some(error) = answer.get("error") {
+                anyhow::bail!("{}", error.as_str().unwrap_or("an error without a text"));
+            }
+            return Ok(Value::Object(answer));
+        }
+    }
+
+    /// A number of an answer.
+    pub(super) fn number(&mut self, line: &str, field: &str) -> anyhow::Result<f64> {
+        let answer = self.ask(line)?;
+        answer[field].as_f64().with_context(|| format!("{line:?} answers no {field}: {answer}"))
+    }
+
+    /// The time of a kernel of that work, ns.
+    pub(super) fn kernel_ns(&mut self, work: &str) -> anyhow::Result<f64> {
+        let answer = self.ask(work)?;
+        let field = |name: &str| answer[name].as_f64().context("an answer without numbers");
+        Ok(field("ns")? / field("kernels")?)
+    }
+
+    /// Ends it by SIGKILL.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _killed: std::io::Result<()> = self.child.kill();
+        let _waited: std::io::Result<_> = self.child.wait();
+    }
+}

@@ -1,0 +1,178 @@
+//! The commands.
+
+use std::path::Path;
+use std::str::SplitAsciiWhitespace;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::crew::{AllDone, Crew, Job, Kind};
+use crate::device::Device;
+use crate::memory;
+use crate::unread::Unread;
+
+/// Takes commands, one after the other. The device is opened at the first that needs it.
+///
+/// | line | does | answers |
+/// |---|---|---|
+/// | `run KIND KERNELS THREADS` | that work | `kernels`, `ns` |
+/// | `latencies LAUNCHES` | launches, each timed, on one thread | `kernels`, `ns`, and of one launch `p50_ns`, `p9999_ns`, `longest_ns` |
+/// | `begin` | launches in the background until `end` | |
+/// | `end` | ends them | as `latencies` |
+/// | `memory` | | `rss_bytes`, `peak_rss_bytes`, `device_free_bytes` |
+/// | `forget-peak` | counts the peak of memory from now on | |
+/// | `unread on`, `unread off` | records with CUPTI, and hands buffers back unread | `buffers` |
+/// | `keep FILE` … `unread off` | the same, but what CUPTI wrote goes to the file | `buffers` |
+#[derive(Default)]
+pub struct Commands {
+    device: Option<Device>,
+    crew: Option<Crew>,
+    background: Option<Arc<AtomicBool>>,
+    unread: Option<Unread>,
+}
+
+impl std::fmt::Debug for Commands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commands").finish_non_exhaustive()
+    }
+}
+
+impl Commands {
+    /// Nothing was done yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Does what a line says.
+    ///
+    /// # Errors
+    ///
+    /// The line is no command; there is no driver or device; CUDA or CUPTI refused something.
+    pub fn ask(&mut self, line: &str) -> anyhow::Result<Value> {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("run") => {
+                let kind: Kind = word(&mut words)?;
+                let (kernels, threads): (u64, usize) = (word(&mut words)?, word(&mut words)?);
+                let share = kernels / threads.max(1) as u64;
+                let done = self.work(&Job::Work(kind, share), threads.max(1))?;
+                Ok(json!({ "kernels": done.kernels, "ns": done.spent.as_nanos() as u64 }))
+            }
+            Some("latencies") => {
+                let launches = word(&mut words)?;
+                Ok(told(self.work(&Job::Timed(launches), 1)?))
+            }
+            Some("begin") => {
+                let stop = Arc::new(AtomicBool::new(false));
+                self.crew()?.begin(&Job::Until(Arc::clone(&stop)), 1)?;
+                self.background = Some(stop);
+                Ok(json!({}))
+            }
+            Some("end") => {
+                let stop = self.background.take().context("nothing was begun")?;
+                stop.store(true, Ordering::Relaxed);
+                Ok(told(self.crew()?.gather(1)?))
+            }
+            Some("memory") => {
+                let device = self.device()?;
+                device.enter()?;
+                let (rss, peak) = memory::resident()?;
+                Ok(json!({
+                    "rss_bytes": rss,
+                    "peak_rss_bytes": peak,
+                    "device_free_bytes": device.free_bytes()?,
+                }))
+            }
+            Some("forget-peak") => {
+                memory::forget_peak()?;
+                Ok(json!({}))
+            }
+            Some("keep") => {
+                let path = words.next().context("keep what in which file?")?;
+                self.device()?.enter()?;
+                self.unread = Some(Unread::begin(Some(Path::new(path)))?);
+                Ok(json!({}))
+            }
+            Some("unread") => match words.next() {
+                Some("on") => {
+                    self.device()?.enter()?;
+                    self.unread = Some(Unread::begin(None)?);
+                    Ok(json!({}))
+                }
+                _ => {
+                    let unread = self.unread.take().context("nothing is recorded")?;
+                    Ok(json!({ "buffers": unread.end()? }))
+                }
+            },
+            _ => anyhow::bail!("there is no command {line:?}"),
+        }
+    }
+
+    fn device(&mut self) -> anyhow::Result<Device> {
+        match self.device {
+            Some(device) => Ok(device),
+            None => Ok(*self.device.insert(Device::open()?)),
+        }
+    }
+
+    fn crew(&mut self) -> anyhow::Result<&mut Crew> {
+        let device = self.device()?;
+        Ok(self.crew.get_or_insert_with(|| Crew::new(device)))
+    }
+
+    fn work(&mut self, job: &Job, threads: usize) -> anyhow::Result<AllDone> {
+        let crew = self.crew()?;
+        crew.begin(job, threads)?;
+        crew.gather(threads)
+    }
+}
+
+fn word<T: std::str::FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> anyhow::Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    let word = words.next().context("a word is missing")?;
+    word.parse().map_err(|error| anyhow::anyhow!("{word:?}: {error}"))
+}
+
+fn told(mut done: AllDone) -> Value {
+    let times = &mut done.launches_ns;
+    times.sort_unstable();
+    let at = |share: f64| {
+        let rank = (times.len() as f64 * share) as usize;
+        times.get(rank.min(times.len().saturating_sub(1))).copied().unwrap_or(0)
+    };
+    json!({
+        "kernels": done.kernels,
+        "ns": done.spent.as_nanos() as u64,
+        "p50_ns": at(0.5),
+        "p9999_ns": at(0.9999),
+        "longest_ns": times.last().copied().unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_no_command_is_refused() {
+        let mut commands = Commands::new();
+        for line in ["", "fly", "run", "run launch", "run nothing 5 1", "end", "unread off"] {
+            assert!(commands.ask(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_by_rank() {
+        let now = std::time::Duration::from_nanos(7);
+        let done = AllDone { kernels: 3, spent: now, launches_ns: vec![30, 10, 20] };
+        let told = told(done);
+        assert_eq!(told["p50_ns"], 20);
+        assert_eq!(told["longest_ns"], 30);
+        assert_eq!(told["ns"], 7);
+    }
+}
