@@ -6,6 +6,7 @@
 
 mod args;
 mod metadata;
+mod occupancy;
 mod text;
 
 use std::collections::HashMap;

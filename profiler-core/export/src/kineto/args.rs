@@ -7,6 +7,7 @@ use profiler_core::record::{
     Memset, Operator, Overhead, Span, StringId, Synchronization, SynchronizationKind, flag,
 };
 
+use super::occupancy::Occupancy;
 use super::text::{double, escape, number, signed};
 use crate::capture::Worker;
 use crate::timeline::{Drawn, ItemKind};
@@ -57,17 +58,12 @@ fn config_text(config: &LaunchConfigDef, device: Option<&DeviceDef>) -> Vec<u8> 
     field(&mut out, "registers per thread", u64::from(config.registers));
     let shared = u64::from(config.static_shared_bytes) + u64::from(config.dynamic_shared_bytes);
     field(&mut out, "shared memory", shared);
-    let threads = u64::from(config.block_x) * u64::from(config.block_y) * u64::from(config.block_z);
-    let blocks = u64::from(config.grid_x) * u64::from(config.grid_y) * u64::from(config.grid_z);
-    if let Some(device) = device.filter(|device| device.multiprocessors > 0) {
-        let per_processor = blocks as f64 / f64::from(device.multiprocessors);
-        let warps = per_processor * threads as f64 / f64::from(device.warp_size.max(1));
+    if let Some(occupancy) = device.and_then(|device| Occupancy::of(config, device)) {
         key(&mut out, "blocks per SM");
-        double(&mut out, per_processor);
+        six_digits(&mut out, occupancy.blocks);
         key(&mut out, "warps per SM");
-        double(&mut out, warps);
-        key(&mut out, "est. achieved occupancy %");
-        number(&mut out, occupancy(config, device, threads, per_processor));
+        six_digits(&mut out, occupancy.warps);
+        field(&mut out, "est. achieved occupancy %", occupancy.percent);
     }
     let triple = |out: &mut Vec<u8>, name: &str, numbers: [u32; 3]| {
         key(out, name);
@@ -82,34 +78,10 @@ fn config_text(config: &LaunchConfigDef, device: Option<&DeviceDef>) -> Vec<u8> 
     out
 }
 
-/// The share of a multiprocessor's threads that the kernel can keep busy, in percent: what
-/// threads, registers and shared memory allow, and what the grid fills.
-fn occupancy(
-    config: &LaunchConfigDef,
-    device: &DeviceDef,
-    threads: u64,
-    per_processor: f64,
-) -> u64 {
-    let warp = u64::from(device.warp_size.max(1));
-    let warps = threads.div_ceil(warp).max(1);
-    let most_threads = u64::from(device.max_threads_per_multiprocessor);
-    let mut blocks = (most_threads / warp / warps).min(32);
-    if config.registers > 0 && device.registers_per_multiprocessor > 0 {
-        // Registers are given out to warps in pieces of 256.
-        let of_warp = (u64::from(config.registers) * warp).next_multiple_of(256);
-        let of_block = of_warp.saturating_mul(warps).max(1);
-        blocks = blocks.min(u64::from(device.registers_per_multiprocessor) / of_block);
-    }
-    let shared = u64::from(config.static_shared_bytes) + u64::from(config.dynamic_shared_bytes);
-    if device.shared_bytes_per_multiprocessor > 0 {
-        // The driver keeps 1 KiB of each block's shared memory.
-        blocks = blocks.min(u64::from(device.shared_bytes_per_multiprocessor) / (shared + 1024));
-    }
-    if most_threads == 0 {
-        return 0;
-    }
-    let active = (blocks as f64).min(per_processor) * (warps * warp) as f64;
-    (active * 100.0 / most_threads as f64).clamp(0.0, 100.0) as u64
+/// As PyTorch writes such numbers: six digits behind the point, of which zeroes are left out.
+fn six_digits(out: &mut Vec<u8>, value: f32) {
+    let text = format!("{value:.6}");
+    out.extend_from_slice(text.trim_end_matches('0').trim_end_matches('.').as_bytes());
 }
 
 /// Appends the arguments between the braces.
@@ -140,6 +112,10 @@ fn append_fields(
     match drawn.item.kind {
         ItemKind::Kernel => {
             let row: &Kernel = drawn.row();
+            if full {
+                // When it was queued is not recorded; PyTorch writes the same.
+                out.extend_from_slice(br#""queued":0,"#);
+            }
             device(out, row.device, row.context, row.stream, correlation);
             if full {
                 configs.append(out, drawn, row);
