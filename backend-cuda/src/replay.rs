@@ -3,7 +3,7 @@
 use profiler_core::sink::{Emit, RecordSink, StreamId};
 
 use crate::cupti::layout::Raw;
-use crate::decode::{Decoder, Names};
+use crate::decode::{Calls, Decoder, Names};
 
 /// What records point to, as it was when they were kept.
 pub trait KeptNames {
@@ -26,17 +26,18 @@ impl Names for Kept<'_> {
     }
 }
 
-/// Decodes records as a capture does, into one group of batches; says how many of them were of a
-/// kind that is not known. No bytes make it panic.
+/// Decodes records as a capture of the preset `full` does, into one group of batches; returns what
+/// a capture's summary would note. No bytes make it panic.
 pub fn decode<'a>(
     records: impl IntoIterator<Item = &'a [u8]>,
     names: &dyn KeptNames,
     sink: &dyn RecordSink,
     stream: StreamId,
-) -> (Emit, u64) {
-    let mut decoder = Decoder::new(stream, false);
+) -> (Emit, Vec<String>) {
+    let mut decoder = Decoder::new(stream, Calls::All);
     for record in records {
         decoder.record(Raw(record), &Kept(names));
     }
-    (decoder.emit(sink), decoder.unknown.values().sum())
+    decoder.settle(u64::MAX, &Kept(names));
+    (decoder.emit(sink), decoder.notes())
 }
