@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
+use crate::descriptor::{Kept, LostDescriptor};
 use crate::spool::progress::SpoolEnd;
 
 /// So much of the disk is allocated ahead, for the last blocks of a full disk.
@@ -20,9 +21,10 @@ pub(super) const LEAST_LIMIT_BYTES: u64 = 256 << 10;
 
 /// A file that is only appended to.
 ///
-/// The descriptor may be shared with another process, hence no use of its position.
+/// The descriptor may be shared with another process, hence no use of its position; and the
+/// process may belong to a program that closes what it finds, hence a look before each use.
 pub(super) struct Output {
-    file: File,
+    file: Kept<File>,
     position: u64,
     allocated: u64,
     /// The file system cannot allocate ahead.
@@ -37,7 +39,7 @@ impl Output {
     /// Appends to `file` from its start on.
     pub(super) fn new(file: File, max_bytes: u64, min_free_percent: u32) -> Self {
         Self {
-            file,
+            file: Kept::new(file),
             position: 0,
             allocated: 0,
             unallocated: false,
@@ -56,8 +58,9 @@ impl Output {
         self.crc.clone().finalize()
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// The file, if the program has not closed it.
+    pub(super) fn file(&self) -> Result<&File, LostDescriptor> {
+        self.file.get()
     }
 
     /// Appends bytes, within all limits.
@@ -78,11 +81,12 @@ impl Output {
 
     /// Gives back the room that was allocated ahead, and bytes of a write that failed half way.
     pub(super) fn trim(&self) -> io::Result<()> {
-        self.file.set_len(self.position)
+        self.file.get()?.set_len(self.position)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolEnd> {
-        self.file.write_all_at(bytes, self.position).map_err(|error| end_of(&error))?;
+        let file = self.file.get().map_err(|lost| end_of(&lost.into()))?;
+        file.write_all_at(bytes, self.position).map_err(|error| end_of(&error))?;
         self.position += bytes.len() as u64;
         self.crc.update(bytes);
         Ok(())
@@ -92,11 +96,12 @@ impl Output {
         if self.unallocated || up_to <= self.allocated {
             return Ok(());
         }
+        let file = self.file.get().map_err(|lost| end_of(&lost.into()))?;
         let begin = self.allocated.max(self.position);
         let len = (up_to - begin).next_multiple_of(AHEAD_BYTES);
         loop {
             // The size stays as it is: readers go by it.
-            return match fallocate(&self.file, FallocateFlags::KEEP_SIZE, begin, len) {
+            return match fallocate(file, FallocateFlags::KEEP_SIZE, begin, len) {
                 Ok(()) => {
                     self.allocated = begin + len;
                     Ok(())
@@ -118,7 +123,7 @@ impl Output {
             return Ok(());
         }
         self.next_look = self.position + LOOK_BYTES;
-        let Ok(room) = fstatvfs(&self.file) else { return Ok(()) };
+        let Ok(Ok(room)) = self.file.get().map(fstatvfs) else { return Ok(()) };
         let (free, all) = (u128::from(room.f_bavail), u128::from(room.f_blocks));
         if all == 0 || free * 100 >= all * u128::from(self.min_free_percent) {
             return Ok(());

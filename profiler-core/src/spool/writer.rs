@@ -297,7 +297,9 @@ impl Writer {
             }
             if Instant::now() >= next_lock {
                 next_lock = Instant::now() + RELOCK;
-                self.lock.renew(self.core.output().file());
+                if let Ok(file) = self.core.output().file() {
+                    self.lock.renew(file);
+                }
             }
             if stopping && self.done.is_late() {
                 break;

@@ -3,14 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use profiler_core::clock::{ClockSource, SystemClock};
 use profiler_core::control::{AgentEvent, AgentRequest, Hello, Outcome, WorkerError};
 use profiler_core::identity::{IdentityError, WorkerIdentity};
-use profiler_core::inject_env::JOINED_BY_PROGRAM;
+use profiler_core::inject_env::{JOINED_BY_PROGRAM, STEP_MARKER_VARIABLE};
 use profiler_core::registry::BackendRegistry;
 use profiler_core::schedule::StepSource;
 use profiler_core::socket_path::{SocketPath, SocketPathError};
@@ -195,18 +195,34 @@ impl AgentBuilder {
     /// As [`AgentBuilder::connect`], but the calling thread becomes the link's: it lives here until
     /// the agent is ended with the process. All its signals should be blocked.
     ///
+    /// For a file that is brought into a program. Steps come from NVTX, where
+    /// `OMNIPROF_STEP_MARKER` names a pattern. A forked child enters anew, where its parent never
+    /// recorded. Where another copy's agent is in the process, the controller is told, once.
+    ///
     /// # Errors
     ///
     /// [`AgentError`], at once.
-    pub fn serve(self) -> Result<(), AgentError> {
+    pub fn serve(mut self) -> Result<(), AgentError> {
+        if !crate::fork::enter_anew() {
+            return Err(AgentError::Forked);
+        }
         let environment = Environment::of_this_process();
-        let meeting = Meeting::At(self.place(&environment)?);
+        let place = self.place(&environment)?;
+        if let Some(pattern) = environment.text(STEP_MARKER_VARIABLE) {
+            self.step_source = StepSource::Marker(pattern.to_owned());
+        }
         let is_own = self.target_pid.is_none();
-        let core = self.core(environment)?;
+        let core = match self.core(environment) {
+            Err(error @ AgentError::OtherCopy) => {
+                crate::client::decline(&place, &error);
+                return Err(error);
+            }
+            other => other?,
+        };
         let client = Arc::new(Client::default());
         let running = RunningClient { client: Arc::clone(&client), thread: Mutex::new(None) };
         let agent = settle(core, Some(running), is_own);
-        client.live(&agent.inner.core, meeting);
+        client.live(&agent.inner.core, Meeting::At(place));
         Ok(())
     }
 
@@ -386,6 +402,21 @@ impl Agent {
             return None;
         }
         lock(&CURRENT).upgrade().map(|inner| Self { inner })
+    }
+
+    /// The agent of this process, as it ends: whoever holds the lock may never give it back.
+    pub(crate) fn current_at_exit() -> Option<Self> {
+        const TRIES: u32 = 50;
+        for _ in 0..TRIES {
+            match CURRENT.try_lock() {
+                Ok(current) => return current.upgrade().map(|inner| Self { inner }),
+                Err(TryLockError::Poisoned(error)) => {
+                    return error.into_inner().upgrade().map(|inner| Self { inner });
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        None
     }
 
     /// Who this worker is.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use profiler_core::backend::{BackendId, BackendRole, SessionConfig};
 use profiler_core::control::{Arm, Armed, OnUnavailable, WorkerError};
+use profiler_core::descriptor::raise;
 use profiler_core::error::{BackendError, chain};
 use profiler_core::probe::ProbeReport;
 use profiler_core::schedule::{Machine, StepSource};
@@ -273,7 +274,8 @@ fn spool_refused(error: &SpoolWriteError) -> WorkerError {
 fn spool_file(arm: &Arm, descriptor: Option<OwnedFd>) -> Result<File, WorkerError> {
     let refused = |text: String| WorkerError::new("spool_refused", text);
     if let Some(descriptor) = descriptor {
-        let file = File::from(descriptor);
+        // Before it is locked: the lock goes with the first descriptor that is closed.
+        let file = File::from(raise(descriptor));
         let metadata = file
             .metadata()
             .map_err(|error| refused(format!("cannot look at the spool: {error}")))?;
@@ -292,11 +294,12 @@ fn spool_file(arm: &Arm, descriptor: Option<OwnedFd>) -> Result<File, WorkerErro
     let Some(path) = &arm.spool_path else {
         return Err(WorkerError::new("no_spool", "the arm came without a spool, open or named"));
     };
-    File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(|error| refused(format!("cannot create the spool {path:?}: {error}")))
+        .map_err(|error| refused(format!("cannot create the spool {path:?}: {error}")))?;
+    Ok(File::from(raise(file.into())))
 }

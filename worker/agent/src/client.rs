@@ -7,9 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use profiler_core::control::{FromAgent, Outcome, ToAgent, WorkerError};
+use profiler_core::identity::WorkerIdentity;
 use profiler_core::inject_env::TOKEN_FILE_VARIABLE;
 use profiler_core::socket_path::SocketPath;
 
+use crate::agent::AgentError;
 use crate::core::Core;
 use crate::door::panic_text;
 use crate::environment::Environment;
@@ -53,7 +55,15 @@ struct State {
 impl Client {
     /// The thread's life.
     pub(crate) fn live(&self, core: &Arc<Core>, mut meeting: Meeting) {
+        let filters = crate::sandbox::filters();
         loop {
+            // A program that has sandboxed itself since is not called from here any more.
+            let is_sandboxed = core.is_own_process() && crate::sandbox::filters() > filters;
+            if is_sandboxed {
+                let state = lock(&self.state);
+                drop(self.changed.wait_while(state, |state| !state.is_ending));
+                return;
+            }
             if let Some(link) = meet(&mut meeting) {
                 self.serve(core, &link);
             }
@@ -174,6 +184,20 @@ fn request_id(message: &serde_json::Value) -> Option<u64> {
 fn not_understood(id: u64, error: &serde_json::Error) -> FromAgent {
     let message = format!("this agent does not understand what is asked: {error}");
     FromAgent::Reply { id, outcome: Outcome::Failed(WorkerError::new("unknown_request", message)) }
+}
+
+/// Tells the controller at `place` that this process cannot be a worker of its.
+pub(crate) fn decline(place: &SocketPath, error: &AgentError) {
+    let told = || -> Option<()> {
+        place.check().ok()?;
+        let link = Connection::connect(&place.socket()).ok()?;
+        link.check_peer().ok()?;
+        let worker = Box::new(WorkerIdentity::of_this_process(None, None, None, None));
+        let error = WorkerError::new("other_agent", error.to_string());
+        link.send(&FromAgent::Declined { worker, error }, None).ok()
+    };
+    // Where nobody listens, nobody needs to know.
+    let _told: Option<()> = told();
 }
 
 fn meet(meeting: &mut Meeting) -> Option<Arc<Connection>> {

@@ -206,6 +206,9 @@ impl Core {
         descriptor: Option<OwnedFd>,
     ) -> Result<AgentReply, WorkerError> {
         self.reserve(arm.fence)?;
+        if self.is_own_process() {
+            crate::fork::recorded();
+        }
         let fence = arm.fence;
         let armed = catch_unwind(AssertUnwindSafe(|| crate::arm::arm(self, arm, descriptor)))
             .unwrap_or_else(|payload| {

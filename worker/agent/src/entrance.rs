@@ -7,10 +7,10 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use profiler_core::descriptor::Kept;
+use profiler_core::descriptor::{Kept, raise};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 
@@ -23,12 +23,14 @@ pub(crate) const LINK_THREAD: &str = "omniprof-link";
 /// A file of this process alone, which nobody else may open and nobody has a reason to lock.
 const LOCKED: &str = "/proc/self/auxv";
 
-/// Whether an agent of this copy of the library is in the process.
-static IS_ENTERED: AtomicBool = AtomicBool::new(false);
+/// The process that an agent of this copy of the library is in, 0 = none.
+static ENTERED: AtomicU32 = AtomicU32::new(0);
 
 /// The right to be the process's agent, for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Entrance {
+    /// In a forked child the values of its parent give nothing back.
+    process: u32,
     _not_inherited: Option<NotInherited>,
     _lock: Option<Kept<OwnedFd>>,
 }
@@ -36,11 +38,12 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Enters, unless another agent is in the process.
     pub(crate) fn take() -> Result<Self, AgentError> {
-        if IS_ENTERED.swap(true, Ordering::AcqRel) {
+        let process = std::process::id();
+        if ENTERED.swap(process, Ordering::AcqRel) == process {
             return Err(AgentError::AlreadyEntered);
         }
         // From here on a refusal gives the mark back.
-        let mut entrance = Self { _not_inherited: None, _lock: None };
+        let mut entrance = Self { process, _not_inherited: None, _lock: None };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         if let Ok(file) = open(LOCKED, flags, Mode::empty()) {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -48,7 +51,7 @@ impl Entrance {
                 // Where the kernel locks no such file, the threads alone tell.
                 Err(_) => {}
                 Ok(()) => {
-                    let kept = Kept::new(file);
+                    let kept = Kept::new(raise(file));
                     entrance._not_inherited = Some(NotInherited::new(kept.as_raw_fd()));
                     entrance._lock = Some(kept);
                 }
@@ -64,7 +67,9 @@ impl Entrance {
 
 impl Drop for Entrance {
     fn drop(&mut self) {
-        IS_ENTERED.store(false, Ordering::Release);
+        // An error says that a child has entered since, which is another process.
+        let _left: Result<u32, u32> =
+            ENTERED.compare_exchange(self.process, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 

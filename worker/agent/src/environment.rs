@@ -57,7 +57,7 @@ impl Environment {
         (!value.is_empty()).then_some(value)
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.to_str()
     }
 

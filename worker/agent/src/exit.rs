@@ -22,7 +22,7 @@ extern "C" fn at_exit() {
     }
     // Other threads still run; whatever goes wrong here, the process ends as it would have.
     let _ended: std::thread::Result<()> = catch_unwind(|| {
-        if let Some(agent) = crate::Agent::current() {
+        if let Some(agent) = crate::Agent::current_at_exit() {
             agent.end_with_process();
         }
     });

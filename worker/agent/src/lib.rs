@@ -34,9 +34,11 @@ mod fork;
 mod jit;
 pub mod link;
 mod linked;
+pub mod nvtx;
 mod outbox;
 #[cfg_attr(not(feature = "plugins"), path = "plugins_disabled.rs")]
 mod plugins;
+mod sandbox;
 mod session;
 mod spans;
 

@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use profiler_core::control::MAX_FRAME_BYTES;
+use profiler_core::descriptor::{Kept, LostDescriptor, raise};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -71,6 +72,13 @@ pub enum LinkError {
         /// This process's user.
         own: u32,
     },
+    /// The program that this process runs has closed the link's descriptor.
+    #[error("the link's descriptor is gone")]
+    Lost {
+        /// Which one.
+        #[source]
+        source: LostDescriptor,
+    },
     /// The operating system refused something.
     #[error("{what}")]
     Io {
@@ -106,7 +114,7 @@ pub struct Peer {
 /// wrong but a timeout closes both directions: half a frame must not be followed by another.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    stream: Kept<UnixStream>,
     sending: Mutex<()>,
     receiving: Mutex<()>,
     closed: AtomicBool,
@@ -129,14 +137,14 @@ impl Connection {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
         rustix::net::connect(&socket, &address).map_err(failed)?;
-        Ok(Self::new(UnixStream::from(socket)))
+        Ok(Self::new(UnixStream::from(raise(socket))))
     }
 
     /// A link over a connected stream (of an accepting socket, of a pair).
     #[must_use]
     pub fn new(stream: UnixStream) -> Self {
         Self {
-            stream,
+            stream: Kept::new(stream),
             sending: Mutex::new(()),
             receiving: Mutex::new(()),
             closed: AtomicBool::new(false),
@@ -160,7 +168,7 @@ impl Connection {
     ///
     /// [`LinkError::Io`] where the kernel does not say.
     pub fn peer(&self) -> Result<Peer, LinkError> {
-        let (pid, uid) = crate::credentials::of_peer(&self.stream).map_err(|source| {
+        let (pid, uid) = crate::credentials::of_peer(self.stream()?).map_err(|source| {
             LinkError::Io { what: "cannot read the peer's credentials", source }
         })?;
         Ok(Peer { pid, uid })
@@ -230,8 +238,10 @@ impl Connection {
     /// Closes both directions. Whoever waits in [`Connection::recv`], here or there, returns.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        // An error says that the peer was first.
-        let _done: Result<(), Errno> = shutdown(&self.stream, Shutdown::Both);
+        if let Ok(stream) = self.stream.get() {
+            // An error says that the peer was first.
+            let _done: Result<(), Errno> = shutdown(stream, Shutdown::Both);
+        }
     }
 
     /// Whether this side closed the link, by itself or because of what the peer sent.
@@ -292,7 +302,7 @@ impl Connection {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
             let mut parts = [IoSliceMut::new(buffer)];
-            let read = match recvmsg(&self.stream, &mut parts, &mut control, flags) {
+            let read = match recvmsg(self.stream()?, &mut parts, &mut control, flags) {
                 Ok(message) => message.bytes,
                 Err(Errno::AGAIN) => {
                     self.wait(PollFlags::IN, Some(deadline))?;
@@ -331,7 +341,7 @@ impl Connection {
                 control.push(SendAncillaryMessage::ScmRights(&descriptors));
             }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(&self.stream, &[IoSlice::new(rest)], &mut control, flags) {
+            match sendmsg(self.stream()?, &[IoSlice::new(rest)], &mut control, flags) {
                 Ok(written) => rest = &rest[written..],
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Some(deadline))?,
                 Err(Errno::INTR) => {}
@@ -360,7 +370,7 @@ impl Connection {
                     })
                 }
             };
-            let mut polled = [PollFd::from_borrowed_fd(self.stream.as_fd(), what)];
+            let mut polled = [PollFd::from_borrowed_fd(self.stream()?.as_fd(), what)];
             match poll(&mut polled, timeout.as_ref()) {
                 Ok(0) => return Err(LinkError::Stalled),
                 Ok(_) => return Ok(()),
@@ -373,6 +383,11 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// The socket, if the program that this lives in has not closed it.
+    fn stream(&self) -> Result<&UnixStream, LinkError> {
+        self.stream.get().map_err(|lost| LinkError::Lost { source: lost })
     }
 
     fn open_or_closed(&self) -> Result<(), LinkError> {

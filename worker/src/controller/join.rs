@@ -95,6 +95,10 @@ impl Inner {
         self.lock().strangers.remove(&number);
         let joined = match hello {
             Ok(FromAgent::Hello(hello)) => self.join(*hello, number, link),
+            Ok(FromAgent::Declined { worker, error }) => {
+                let message = format!("process {} ({}): {error}", worker.pid, worker.program);
+                Err(WorkerError::new("declined", message))
+            }
             Ok(_) => Err(WorkerError::new("no_hello", "the first frame is no hello")),
             Err(error) => Err(WorkerError::new("no_hello", chain(&error))),
         };

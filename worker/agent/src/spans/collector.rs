@@ -14,8 +14,10 @@ use profiler_core::sink::{Batch, Emit, Loss, RecordSink, StreamId, StreamInfo};
 use profiler_core::spool::{RowSource, SpoolWriter};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::nvtx::{NVTX, NvtxHead, NvtxRanges};
 use super::open::{self, OpenSpan};
 use super::text::{self, parts};
+use crate::nvtx::thread_names;
 
 /// What stands before the texts of a span in a chunk.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -83,6 +85,8 @@ impl SpanSession {
             is_stopping: Arc::clone(&is_stopping),
             is_done: false,
             rows: Rows::new(stream),
+            nvtx: NvtxRanges::default(),
+            nvtx_rounds: 0,
             looked_at: 0,
             next_reclaim: Instant::now() + RECLAIM_EVERY,
         }));
@@ -109,6 +113,8 @@ struct Source {
     is_stopping: Arc<AtomicBool>,
     is_done: bool,
     rows: Rows,
+    nvtx: NvtxRanges,
+    nvtx_rounds: u32,
     looked_at: u64,
     next_reclaim: Instant,
 }
@@ -132,7 +138,8 @@ impl RowSource for Source {
         self.rows.flush(sink);
         self.count_dropped(sink);
         open::prepare();
-        let bytes = self.collector.bytes() as u64 + open::bytes() + self.rows.bytes();
+        let bytes =
+            self.collector.bytes() as u64 + open::bytes() + self.rows.bytes() + self.nvtx.bytes();
         MOST_BYTES.fetch_max(bytes, Ordering::Relaxed);
     }
 }
@@ -142,6 +149,7 @@ impl Source {
         let mut ids = HashSet::new();
         let keeps_ids = !ended.is_empty();
         let rows = &mut self.rows;
+        let nvtx = &mut self.nvtx;
         self.collector.drain(|entry| match entry.kind {
             SPAN => {
                 let Ok((head, text)) = SpanHead::read_from_prefix(entry.payload) else { return };
@@ -154,8 +162,10 @@ impl Source {
                 let Ok((head, text)) = MarkerHead::read_from_prefix(entry.payload) else { return };
                 rows.push_marker(sink, &head, entry.thread, text);
             }
+            NVTX => nvtx.take(sink, rows, entry.thread, entry.payload),
             _ => {}
         });
+        self.nvtx.end_round(&mut self.nvtx_rounds);
         ids
     }
 
@@ -168,18 +178,20 @@ impl Source {
         for span in open.iter().filter(|span| !ended.contains(&span.id)) {
             self.rows.push_open_span(sink, span);
         }
+        self.nvtx.write_unfinished(sink, &mut self.rows);
     }
 
     fn count_dropped(&mut self, sink: &dyn RecordSink) {
         let from = std::mem::replace(&mut self.looked_at, self.clock.monotonic_ns());
-        let missed = (SPAN, super::take_missed());
+        let missed = (SPAN, super::take_missed() + std::mem::take(&mut self.nvtx.missed));
         for (kind, count) in self.collector.take_dropped().into_iter().chain([missed]) {
             if count == 0 {
                 continue;
             }
             sink.loss(Loss {
                 stream: Some(self.rows.stream),
-                kind: Some(RecordKind(kind)),
+                // What NVTX was told is a part of a span.
+                kind: Some(RecordKind(if kind == NVTX { SPAN } else { kind })),
                 count,
                 from,
                 to: self.looked_at,
@@ -190,12 +202,15 @@ impl Source {
 }
 
 /// Rows of a group to be, with their definitions.
-struct Rows {
+pub(super) struct Rows {
     stream: StreamId,
     strings: HashMap<Box<[u8]>, StringId>,
     known_bytes: usize,
     last_string: u32,
     threads: HashSet<u32>,
+    /// Names that the application gave by NVTX.
+    thread_names: HashMap<u32, &'static str>,
+    seen_thread_names: u32,
     string_defs: Vec<StringDef>,
     string_heap: Vec<u8>,
     thread_defs: Vec<ThreadDef>,
@@ -224,6 +239,8 @@ impl Rows {
             known_bytes: 0,
             last_string: 0,
             threads: HashSet::new(),
+            thread_names: HashMap::new(),
+            seen_thread_names: 0,
             string_defs: Vec::new(),
             string_heap: Vec::new(),
             thread_defs: Vec::new(),
@@ -294,6 +311,70 @@ impl Rows {
         }
     }
 
+    /// A span whose texts are known one by one; `fields` is a JSON object or empty.
+    pub(super) fn push_named_span(
+        &mut self,
+        sink: &dyn RecordSink,
+        head: SpanHead,
+        (thread, flags): (u32, u32),
+        name: &str,
+        target: &str,
+        fields: &str,
+    ) {
+        let (name, target) = (self.intern(name), self.intern(target));
+        let fields = match fields.is_empty() {
+            true => HeapRef::default(),
+            false => HeapRef::push(&mut self.span_heap, fields.as_bytes()),
+        };
+        self.meet(thread);
+        self.spans.push(Span {
+            start: head.start,
+            end: head.end,
+            id: head.id,
+            parent: head.parent,
+            fields,
+            name,
+            target,
+            request: StringId::NONE,
+            stage: StringId::NONE,
+            thread,
+            flags,
+        });
+        if self.spans.len() >= GROUP_ROWS {
+            self.flush(sink);
+        }
+    }
+
+    /// A marker whose texts are known one by one; `fields` is a JSON object or empty.
+    pub(super) fn push_named_marker(
+        &mut self,
+        sink: &dyn RecordSink,
+        head: &NvtxHead,
+        thread: u32,
+        name: &str,
+        target: &str,
+        fields: &str,
+    ) {
+        let (name, target) = (self.intern(name), self.intern(target));
+        let fields = match fields.is_empty() {
+            true => HeapRef::default(),
+            false => HeapRef::push(&mut self.marker_heap, fields.as_bytes()),
+        };
+        self.meet(thread);
+        self.markers.push(Marker {
+            time: head.time,
+            payload: head.payload,
+            fields,
+            name,
+            target,
+            request: StringId::NONE,
+            thread,
+        });
+        if self.markers.len() >= GROUP_ROWS {
+            self.flush(sink);
+        }
+    }
+
     fn texts(&mut self, bytes: &[u8], heap: &mut Vec<u8>) -> Texts {
         let mut texts = Texts::default();
         let begin = heap.len();
@@ -344,8 +425,15 @@ impl Rows {
         if !self.threads.insert(thread) {
             return;
         }
+        for named in thread_names(self.seen_thread_names) {
+            self.seen_thread_names += 1;
+            self.thread_names.insert(named.thread, &named.name);
+        }
         let path = format!("/proc/self/task/{thread}/comm");
-        let name = std::fs::read_to_string(path).unwrap_or_default();
+        let name = match self.thread_names.get(&thread) {
+            Some(name) => (*name).to_owned(),
+            None => std::fs::read_to_string(path).unwrap_or_default(),
+        };
         let name = HeapRef::push(&mut self.thread_heap, name.trim_end().as_bytes());
         let process = std::process::id();
         self.thread_defs.push(ThreadDef { name, thread, process });

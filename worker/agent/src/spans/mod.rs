@@ -12,6 +12,7 @@
 mod collector;
 #[cfg(feature = "tracing-layer")]
 mod layer;
+mod nvtx;
 mod open;
 mod pattern;
 mod text;
@@ -34,6 +35,7 @@ use text::{MAX_LABEL_BYTES, MAX_NAME_BYTES, Room as _};
 pub(crate) use collector::{SpanSession, most_bytes};
 #[cfg(feature = "tracing-layer")]
 pub use layer::TracingLayer;
+pub(crate) use nvtx::{NvtxHead, NvtxOperation};
 pub(crate) use open::thread_id;
 pub use text::FieldValue;
 
@@ -315,6 +317,28 @@ fn append(kind: u16, head: &[u8], text: &[u8]) {
         // What is not taken is counted in the pool.
         let _taken: bool = pool.append(kind, &[head, text]);
     }
+}
+
+/// The recording that goes on, if one does.
+#[inline]
+pub(crate) fn recording() -> Option<u32> {
+    let flags = FLAGS.load(Ordering::Relaxed);
+    (flags & RECORDING != 0).then_some(flags >> RECORDING_SHIFT)
+}
+
+/// Something of this name begins, which may be a step.
+#[inline]
+pub(crate) fn begin_step(name: &str) {
+    if FLAGS.load(Ordering::Relaxed) & STEPS != 0 {
+        pattern::begin(name);
+    }
+}
+
+/// Says what NVTX was told, now, with the name that it was given.
+#[inline]
+pub(crate) fn append_nvtx(operation: NvtxOperation, head: NvtxHead, name: &str) {
+    let head = NvtxHead { time: now(), operation: operation as u16, ..head };
+    append(nvtx::NVTX, head.as_bytes(), name.as_bytes());
 }
 
 /// CLOCK_MONOTONIC, whatever clock the agent was given: an application has none but the machine's.

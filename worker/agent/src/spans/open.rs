@@ -72,7 +72,8 @@ thread_local! {
 #[inline]
 pub(crate) fn thread_id() -> u32 {
     match THREAD_ID.get() {
-        0 => {
+        // A forked child's thread has another id than its parent's had.
+        id if id == 0 || crate::fork::forks() != 0 => {
             let id = rustix::thread::gettid().as_raw_pid().unsigned_abs();
             THREAD_ID.set(id);
             id
