@@ -16,6 +16,7 @@ use profiler_core::schedule::StepSource;
 use profiler_core::socket_path::{SocketPath, SocketPathError};
 use profiler_core::thread::spawn_blocked;
 
+use crate::backends::PLUGIN_DIR_VARIABLE;
 use crate::client::{Client, Meeting};
 use crate::core::{Core, Place};
 use crate::door::Backends;
@@ -293,7 +294,8 @@ impl AgentBuilder {
             }
         };
         let plugin_dir = self.plugin_dir.as_deref();
-        let registry = self.registry.unwrap_or_else(|| crate::backends::backends(plugin_dir));
+        let named = environment.get(PLUGIN_DIR_VARIABLE).map(PathBuf::from);
+        let registry = self.registry.unwrap_or_else(|| crate::backends::of(plugin_dir, named));
         let core = Arc::new(Core::new(
             self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             Backends::new(registry),

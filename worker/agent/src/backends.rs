@@ -7,7 +7,7 @@ use profiler_core::registry::{BackendRegistry, RefusedPlugin};
 use crate::plugins;
 
 /// The variable that names the directory of plugins.
-const PLUGIN_DIR_VARIABLE: &str = "OMNIPROF_PLUGIN_DIR";
+pub(crate) const PLUGIN_DIR_VARIABLE: &str = "OMNIPROF_PLUGIN_DIR";
 
 /// The linked backends, and those of the plugins in a directory: `plugin_dir`, else that of
 /// `OMNIPROF_PLUGIN_DIR`, else none. What is not used is in
@@ -17,13 +17,17 @@ const PLUGIN_DIR_VARIABLE: &str = "OMNIPROF_PLUGIN_DIR";
 /// runs with more rights than its user has (setuid) does not heed the variable.
 #[must_use]
 pub fn backends(plugin_dir: Option<&Path>) -> BackendRegistry {
+    of(plugin_dir, std::env::var_os(PLUGIN_DIR_VARIABLE).map(PathBuf::from))
+}
+
+/// As [`backends`], with what `OMNIPROF_PLUGIN_DIR` says.
+pub(crate) fn of(plugin_dir: Option<&Path>, named: Option<PathBuf>) -> BackendRegistry {
     let mut registry = BackendRegistry::linked();
     if let Some(dir) = plugin_dir {
         plugins::add_from(&mut registry, dir);
         return registry;
     }
-    let named = std::env::var_os(PLUGIN_DIR_VARIABLE).filter(|dir| !dir.is_empty());
-    let Some(dir) = named.map(PathBuf::from) else { return registry };
+    let Some(dir) = named.filter(|dir| !dir.as_os_str().is_empty()) else { return registry };
     if has_rights_of_its_file() {
         registry.refuse_plugin(RefusedPlugin {
             path: dir,
