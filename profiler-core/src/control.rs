@@ -182,6 +182,53 @@ pub struct Arm {
     pub schedule: Schedule,
     /// When to stop at the latest.
     pub limits: Limits,
+    /// What the controller calls the worker, where it knows more than the worker said: the agent
+    /// takes it over.
+    #[serde(default)]
+    pub called: Option<CalledWorker>,
+}
+
+/// What the pipeline calls a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(clippy::exhaustive_structs, reason = "the four coordinates of a pipeline")]
+pub struct CalledWorker {
+    /// The pipeline stage, from 0.
+    pub stage: Option<u32>,
+    /// What the stage does.
+    pub role: Option<String>,
+    /// The replica of the stage, from 0.
+    pub replica: Option<u32>,
+    /// The rank within the replica, from 0.
+    pub rank: Option<u32>,
+}
+
+impl CalledWorker {
+    /// What a worker is called.
+    #[must_use]
+    pub fn of(worker: &WorkerIdentity) -> Self {
+        let WorkerIdentity { stage, role, replica, rank, .. } = worker.clone();
+        Self { stage, role, replica, rank }
+    }
+
+    /// Calls a worker so, where something is known.
+    pub fn apply(self, worker: &mut WorkerIdentity) {
+        worker.stage = self.stage.or(worker.stage);
+        worker.role = self.role.or(worker.role.take());
+        worker.replica = self.replica.or(worker.replica);
+        worker.rank = self.rank.or(worker.rank);
+    }
+
+    /// What this does not say, `other` may.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            stage: self.stage.or(other.stage),
+            role: self.role.or(other.role),
+            replica: self.replica.or(other.replica),
+            rank: self.rank.or(other.rank),
+        }
+    }
 }
 
 /// What a worker records.

@@ -15,20 +15,33 @@ const PROGRAM: &str = "omniprof";
 /// tests), then in `PATH`.
 #[must_use]
 pub fn locate() -> Option<PathBuf> {
+    find(program_in)
+}
+
+/// Finds a file that is delivered beside the program, in the same places.
+#[must_use]
+pub fn locate_file(name: &str) -> Option<PathBuf> {
+    find(|dir| {
+        let file = dir.join(name);
+        std::fs::metadata(&file).is_ok_and(|meta| meta.is_file()).then_some(file)
+    })
+}
+
+fn find(file_in: impl Fn(&Path) -> Option<PathBuf>) -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os(BIN_DIR_VARIABLE) {
         // Whoever names a directory means that one and no other.
-        return program_in(Path::new(&dir));
+        return file_in(Path::new(&dir));
     }
     let own = [own_file(), std::env::current_exe().ok()];
     for file in own.into_iter().flatten() {
         for dir in file.ancestors().skip(1).take(2) {
-            if let Some(program) = program_in(dir) {
-                return Some(program);
+            if let Some(found) = file_in(dir) {
+                return Some(found);
             }
         }
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).find_map(|dir| program_in(&dir))
+    std::env::split_paths(&path).find_map(|dir| file_in(&dir))
 }
 
 fn program_in(dir: &Path) -> Option<PathBuf> {

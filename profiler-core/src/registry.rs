@@ -132,6 +132,14 @@ impl BackendRegistry {
         registry
     }
 
+    /// The linked backends of the host alone: what can record another process.
+    #[must_use]
+    pub fn linked_hosts() -> Self {
+        let mut registry = Self::linked();
+        registry.backends.retain(|backend| backend.role == BackendRole::Host);
+        registry
+    }
+
     /// Adds a backend.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod retention;
 mod session;
 pub mod start_request;
+pub mod who;
 
 pub use controller::Controller;
-pub use exports::{BIN_DIR_VARIABLE, locate};
+pub use exports::{BIN_DIR_VARIABLE, is_export_child, locate};

@@ -454,6 +454,13 @@ impl Agent {
         }
     }
 
+    /// Leaves the process for good: ends a session that is under way, for this reason, and waits
+    /// until its spool is closed and its end is told. For agents that look at another process,
+    /// which ended, was taken by an agent of its own or ran another program.
+    pub fn leave(&self, reason: &str) {
+        self.inner.end(reason, DROP_PATIENCE, false);
+    }
+
     /// Ends what runs, as the process is about to end.
     pub(crate) fn end_with_process(&self) {
         self.inner.end("process_exit", EXIT_PATIENCE, true);

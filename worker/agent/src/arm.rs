@@ -25,6 +25,12 @@ use crate::spans::SpanSession;
 /// How long the writer of a spool that will not be used may take.
 const ROLL_BACK_DEADLINE: Duration = Duration::from_millis(500);
 
+/// The code of a worker that is recorded from outside and was asked for more than shows there.
+const OUTSIDE: &str = "outside";
+
+const OUTSIDE_TEXT: &str = "operators do not show from outside the process, and are not recorded: \
+                            start it with `omniprof run --join preload`";
+
 /// Opens and starts everything that a session needs.
 pub(crate) fn arm(
     core: &Core,
@@ -32,6 +38,7 @@ pub(crate) fn arm(
     descriptor: Option<OwnedFd>,
 ) -> Result<(Arc<Session>, Armed), WorkerError> {
     let mut own_time = OwnTime::begin();
+    core.take_called(arm.called.clone());
     let machine = machine(core, &arm)?;
     let plan = Plan::of(core, &arm)?;
     let file = spool_file(&arm, descriptor)?;
@@ -167,6 +174,10 @@ impl Plan {
         }
         if capture.host || forced_host.is_some() {
             plan.add_hosts(core);
+        }
+        if !core.is_own_process() && capture.session.operators {
+            // Less than was asked, which leaves the rest of the session whole.
+            plan.degraded.get_or_insert(WorkerError::new(OUTSIDE, OUTSIDE_TEXT));
         }
         Ok(plan)
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use profiler_core::clock::ClockSource;
 use profiler_core::control::{
-    AgentEvent, AgentReply, AgentRequest, Commit, Hello, Outcome, PROTOCOL_VERSION, SessionStatus,
-    Stop, WorkerError, WorkerState,
+    AgentEvent, AgentReply, AgentRequest, CalledWorker, Commit, Hello, Outcome, PROTOCOL_VERSION,
+    SessionStatus, Stop, WorkerError, WorkerState,
 };
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::process_facts::ProcessFacts;
@@ -115,6 +115,13 @@ impl Core {
         match self.target {
             Some(pid) => ProcessFacts::of_process(pid, &[]),
             None => self.environment.facts(),
+        }
+    }
+
+    /// Takes over what the controller calls this worker.
+    pub(crate) fn take_called(&self, called: Option<CalledWorker>) {
+        if let Some(called) = called {
+            called.apply(&mut lock(&self.worker));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Times as they are typed.
 
 /// Reads `250ms`, `1.5s`, `2m` or `1h` as milliseconds; a unit must be given.
-pub(super) fn parse_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_ms(text: &str) -> Result<u64, String> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let factor = match unit {

@@ -13,6 +13,7 @@ use profiler_core::config::TraceFormat;
 
 use crate::config::ConfigArgs;
 
+pub(crate) use duration::parse_ms;
 pub(crate) use exit::{CommandError, Exit};
 pub(crate) use interrupts::Interrupts;
 pub(crate) use output::{Output, bytes_text};
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     #[cfg(feature = "demo")]
     #[command(hide = true)]
     DemoStage(crate::demo::StageArgs),
+    /// Run a command that nobody changed, and profile its processes on request.
+    Run(crate::commands::RunArgs),
     /// Serve the HTTP interface; workers join by a socket.
     Serve(ServeArgs),
     /// Start a capture over all workers of a server, or over those selected.
@@ -121,6 +124,10 @@ pub(crate) struct ServeArgs {
     /// A file that holds the token which requests must carry.
     #[arg(long, value_name = "FILE", env = "OMNIPROF_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// A rule by which processes that do not say who they are become known, as `omniprof run`
+    /// takes it.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) map: Vec<String>,
     #[command(flatten)]
     pub(crate) root: RootArgs,
     #[command(flatten)]

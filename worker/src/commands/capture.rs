@@ -225,16 +225,21 @@ fn status_text(base: &str, body: &Value) -> String {
         )),
         None => text.push_str("nothing is recorded\n"),
     }
+    let not_joined = not_joined_text(body);
     let workers = body.get("workers").and_then(Value::as_array);
     if workers.is_none_or(Vec::is_empty) {
         text.push_str("no worker has joined\n");
+        text.push_str(&not_joined);
         return text;
     }
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["stage", "role", "replica", "rank", "pid", "state", "steps", "backends"]);
+    table.set_header([
+        "stage", "role", "replica", "rank", "pid", "joined", "state", "steps", "backends",
+    ]);
     for worker in workers.into_iter().flatten() {
-        let columns = ["stage", "role", "replica", "rank", "pid", "state", "step_source"];
+        let columns =
+            ["stage", "role", "replica", "rank", "pid", "joined_by", "state", "step_source"];
         let mut row: Vec<String> = columns.iter().map(|column| plain(worker.get(column))).collect();
         let backends = worker.get("backends").and_then(Value::as_array);
         let available = backends
@@ -253,8 +258,25 @@ fn status_text(base: &str, body: &Value) -> String {
             text.push_str(&format!("pid {pid} does not use a plugin: {reason}\n"));
         }
     }
+    text.push_str(&not_joined);
     if let Some(limits) = body.get("default_limits") {
         text.push_str(&format!("a start that names no limits {}", limits_text(limits)));
+    }
+    text
+}
+
+/// Processes that use a device and have not joined.
+fn not_joined_text(body: &Value) -> String {
+    let lines = body.get("not_joined").and_then(Value::as_array);
+    let mut text = String::new();
+    for line in lines.into_iter().flatten() {
+        let word = |key: &str| plain(line.get(key));
+        text.push_str(&format!(
+            "pid {} ({}) uses a device and has not joined: {}\n",
+            word("pid"),
+            word("title"),
+            word("message")
+        ));
     }
     text
 }

@@ -7,12 +7,15 @@ mod list;
 mod probe;
 mod prune;
 mod recover;
+mod run;
 mod serve;
 mod server;
 mod sessions;
 mod summary;
 
 use std::process::ExitCode;
+
+pub(crate) use run::RunArgs;
 
 use clap::CommandFactory as _;
 
@@ -27,6 +30,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, CommandError> {
         Command::Demo(args) => return Ok(crate::demo::run(args)?),
         #[cfg(feature = "demo")]
         Command::DemoStage(args) => return Ok(crate::demo::run_stage(args)?),
+        Command::Run(args) => return run::run(&args),
         Command::Serve(args) => serve::run(&args, &out),
         Command::Start(args) => capture::start(&args, &out),
         Command::Stop(args) => capture::stop(&args, &out),

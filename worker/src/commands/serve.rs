@@ -1,14 +1,16 @@
 //! `omniprof serve`.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use profiler_worker::Controller;
-use profiler_worker::controller::BuildError;
+use profiler_worker::controller::{BuildError, ControllerOptions};
 use profiler_worker::http::{HttpOptions, ServeError, Server};
 use profiler_worker::retention::RetentionPolicy;
 use profiler_worker::start_request::SessionDefaults;
+use profiler_worker::who::{MapRule, MapRules};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,34 +18,22 @@ use super::server::read_token;
 use crate::cli::{CommandError, DEFAULT_LISTEN, Exit, Output, ServeArgs};
 use crate::config::Resolved;
 
-/// How many threads answer requests; captures run on threads of their own.
+/// How many threads answer requests.
 const HTTP_THREADS: usize = 2;
 
 pub(super) fn run(args: &ServeArgs, out: &Output) -> Result<Exit, CommandError> {
     let resolved = args.config.load()?;
     warn(&resolved);
-    let listen = args.listen.as_ref().or(resolved.settings.listen.as_ref());
-    let address = parse_address(listen.map_or(DEFAULT_LISTEN, String::as_str))?;
-    let address = with_port(address)?;
-    let token_file = args.token_file.as_ref().or(resolved.settings.token_file.as_ref());
-    let token = token_file.map(|path| read_token(path)).transpose()?;
-    if token.is_none() && !address.ip().is_loopback() {
-        // Said here too, before a root is claimed.
-        return Err(refused(ServeError::NoToken { address }));
-    }
-    let controller = Arc::new(build(args, &resolved, address, token.clone())?);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(HTTP_THREADS)
-        .thread_name("omniprof-http")
-        .enable_all()
-        .build()?;
-    let options = HttpOptions { address, token, hosts: host_names() };
+    let map = map_rules(&args.map)?;
+    let options = http_options(args.listen.as_deref(), args.token_file.as_deref(), &resolved)?;
+    let root = resolved.root(args.root.dir.as_deref());
+    let controller = Arc::new(build(&root, &resolved, &options, |options| options.map = map)?);
+    let runtime = http_runtime()?;
     let served = runtime.block_on(async {
         let (mut int, mut term) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let server = Server::bind(Arc::clone(&controller), options).await.map_err(refused)?;
         let url = format!("http://{}", server.address());
-        let root = resolved.root(args.root.dir.as_deref());
         let root = root.canonicalize().unwrap_or(root);
         if args.json {
             let ready = json!({"url": url, "pid": std::process::id(), "root": root});
@@ -64,11 +54,48 @@ pub(super) fn run(args: &ServeArgs, out: &Output) -> Result<Exit, CommandError> 
     served.map(|()| Exit::Done)
 }
 
-fn build(
-    args: &ServeArgs,
+/// How HTTP is served, by the flags and the configuration.
+pub(super) fn http_options(
+    listen: Option<&str>,
+    token_file: Option<&Path>,
     resolved: &Resolved,
-    address: SocketAddr,
-    token: Option<String>,
+) -> Result<HttpOptions, CommandError> {
+    let listen = listen.or(resolved.settings.listen.as_deref());
+    let address = with_port(parse_address(listen.unwrap_or(DEFAULT_LISTEN))?)?;
+    let token_file = token_file.or(resolved.settings.token_file.as_deref());
+    let token = token_file.map(read_token).transpose()?;
+    if token.is_none() && !address.ip().is_loopback() {
+        // Said here too, before a root is claimed.
+        return Err(refused(ServeError::NoToken { address }));
+    }
+    Ok(HttpOptions { address, token, hosts: host_names() })
+}
+
+/// What HTTP is served by; captures run on threads of their own.
+pub(super) fn http_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .thread_name("omniprof-http")
+        .enable_all()
+        .build()
+}
+
+/// The rules that were typed.
+pub(super) fn map_rules(texts: &[String]) -> Result<MapRules, CommandError> {
+    let rules: Result<Vec<MapRule>, _> = texts.iter().map(|text| MapRule::parse(text)).collect();
+    let context = "a `--map` cannot be applied";
+    let rules = rules.map_err(|error| {
+        CommandError::new(Exit::Usage, anyhow::Error::new(error).context(context))
+    })?;
+    Ok(MapRules::new(rules))
+}
+
+/// The controller of a root, reached by these options.
+pub(super) fn build(
+    root: &Path,
+    resolved: &Resolved,
+    http: &HttpOptions,
+    change: impl FnOnce(&mut ControllerOptions),
 ) -> Result<Controller, CommandError> {
     let stages = &resolved.stages;
     let defaults = SessionDefaults {
@@ -80,14 +107,15 @@ fn build(
         max_bytes: resolved.settings.max_root_bytes.unwrap_or(default.max_bytes),
         max_sessions: resolved.settings.max_sessions.unwrap_or(default.max_sessions),
     };
-    let holder = format!("pid {}, http://{address}", std::process::id());
+    let holder = format!("pid {}, http://{}", std::process::id(), http.address);
     let built = Controller::builder()
-        .root(resolved.root(args.root.dir.as_deref()))
+        .root(root)
         .defaults(defaults)
         .holder(holder)
         .options(|options| {
-            options.token = token;
+            options.token.clone_from(&http.token);
             options.retention = Some(retention);
+            change(options);
         })
         .build();
     built.map_err(|error| match &error {
@@ -109,7 +137,7 @@ fn with_port(address: SocketAddr) -> Result<SocketAddr, CommandError> {
 }
 
 /// What is not applied is said where the server's log is read.
-fn warn(resolved: &Resolved) {
+pub(super) fn warn(resolved: &Resolved) {
     for (stage, refused) in resolved.refused() {
         let place = stage.map_or_else(String::new, |stage| format!("stage {stage}: "));
         let (field, value) = (refused.field, &refused.value);
@@ -135,7 +163,7 @@ fn host_names() -> Vec<String> {
     if name.is_empty() { Vec::new() } else { vec![name] }
 }
 
-fn refused(error: ServeError) -> CommandError {
+pub(super) fn refused(error: ServeError) -> CommandError {
     let exit = match &error {
         ServeError::NoToken { .. } | ServeError::ShortToken { .. } => Exit::Usage,
         ServeError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {

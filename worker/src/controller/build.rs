@@ -16,6 +16,7 @@ use crate::exports::{Exports, locate};
 use crate::links::{ListenError, Listener};
 use crate::retention::RetentionPolicy;
 use crate::start_request::SessionDefaults;
+use crate::who::MapRules;
 
 /// The root where none is named.
 const DEFAULT_ROOT: &str = "omniprof-traces";
@@ -40,6 +41,10 @@ pub struct ControllerOptions {
     pub retention: Option<RetentionPolicy>,
     /// Whether children follow the spools while they grow.
     pub follow: bool,
+    /// By which processes that do not say who they are become known.
+    pub map: MapRules,
+    /// Called when a start begins, before workers are chosen: whoever finds workers looks again.
+    pub before_start: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Where time comes from.
     pub clock: Arc<dyn ClockSource>,
 }
@@ -63,6 +68,8 @@ impl Default for ControllerOptions {
             token: None,
             retention: Some(RetentionPolicy::default()),
             follow: true,
+            map: MapRules::default(),
+            before_start: None,
             clock: Arc::new(SystemClock::new()),
         }
     }

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use profiler_agent::link::{Connection, LinkError};
 use profiler_core::control::{
-    AgentEvent, AgentRequest, FromAgent, Hello, Outcome, PROTOCOL_VERSION, SessionStatus, Stop,
-    ToAgent, WorkerError,
+    AgentEvent, AgentRequest, CalledWorker, FromAgent, Hello, Outcome, PROTOCOL_VERSION,
+    SessionStatus, Stop, ToAgent, WorkerError,
 };
 use profiler_core::error::chain;
+use profiler_core::identity::WorkerIdentity;
 
+use super::identify;
 use super::state::{Inner, Worker};
+use super::status::ProcessLine;
 use crate::links::{SocketLink, WorkerLink};
 
 /// How long a peer may take to introduce itself.
@@ -96,6 +99,7 @@ impl Inner {
         let joined = match hello {
             Ok(FromAgent::Hello(hello)) => self.join(*hello, number, link),
             Ok(FromAgent::Declined { worker, error }) => {
+                self.note_declined(&worker, &error, &**link);
                 let message = format!("process {} ({}): {error}", worker.pid, worker.program);
                 Err(WorkerError::new("declined", message))
             }
@@ -131,7 +135,11 @@ impl Inner {
             return Err(WorkerError::new("token", message));
         }
         let key = hello.worker.key.clone();
+        let local_pid = identify::local_pid(&hello.worker, &**link);
         let worker = Worker {
+            given: CalledWorker::of(&hello.worker),
+            local_pid,
+            facts: hello.facts,
             identity: hello.worker,
             link: Arc::clone(link),
             number,
@@ -162,11 +170,19 @@ impl Inner {
         if let Some(session) = stale {
             self.end_stale(&key, &session);
         }
+        self.identify();
         self.tell();
         if is_idle {
             self.spawn_late(&key);
         }
         Ok((key, number))
+    }
+
+    /// A process cannot be a worker here; the status tells why for as long as it lives.
+    fn note_declined(&self, worker: &WorkerIdentity, error: &WorkerError, link: &dyn WorkerLink) {
+        let pid = identify::local_pid(worker, link).unwrap_or(worker.pid);
+        let line = ProcessLine::new(pid, &worker.program, &error.code, &error.message);
+        self.set_not_joined(pid, vec![line]);
     }
 
     fn knows_token(&self, given: Option<&str>) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use profiler_core::control::{AgentReply, AgentRequest, Commit, WorkerError};
+use profiler_core::inject_env::JOINED_BY_LOOKING;
 use profiler_core::schedule::StepSource;
 use profiler_core::trace_path::SessionDir;
 
@@ -73,6 +74,9 @@ impl Inner {
         let session = state.sessions.get(state.current.as_ref()?)?;
         let worker = state.workers.get(key)?;
         let request = &session.record.request;
+        if request.follow == Some(false) {
+            return None;
+        }
         let known = session.runs.iter().any(|run| run.key() == key);
         if known || session.state() != SessionState::Recording || !request.selects(&worker.identity)
         {
@@ -86,6 +90,7 @@ impl Inner {
             identity: worker.identity.clone(),
             plan,
             carries_files: worker.link.carries_files(),
+            outside: worker.joined_by == JOINED_BY_LOOKING,
         };
         Some((chosen, session.record.clone()))
     }

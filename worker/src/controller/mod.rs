@@ -14,6 +14,7 @@ mod build;
 mod error;
 mod export;
 mod files;
+mod identify;
 mod join;
 mod keeper;
 mod late;
@@ -37,7 +38,7 @@ pub use error::{SessionError, StartError, StopError};
 pub use files::SessionLine;
 pub use recover::{RecoverError, recover};
 pub use start::{StartAnswer, StartedWorker};
-pub use status::{BackendStatus, RunningSession, RunningWorker, Status, WorkerStatus};
+pub use status::{BackendStatus, ProcessLine, RunningSession, RunningWorker, Status, WorkerStatus};
 pub use stop::{DEFAULT_WAIT_MS, StopRequest, StopRequestError};
 
 pub(crate) use state::Inner;
@@ -147,6 +148,12 @@ impl Controller {
         link: Arc<dyn WorkerLink>,
     ) -> Result<(), profiler_core::control::WorkerError> {
         self.inner.attach(link)
+    }
+
+    /// Takes what a launcher, a process of this machine, says of its processes that have not
+    /// joined, instead of what it said before; [`Controller::status`] tells it.
+    pub fn set_not_joined(&self, launcher: u32, lines: Vec<ProcessLine>) {
+        self.inner.set_not_joined(launcher, lines);
     }
 
     /// Waits until so many workers have joined; says whether they have.

@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use profiler_core::clock::Instant;
 use profiler_core::config::EventArguments;
-use profiler_core::control::{AgentReply, AgentRequest, Arm, Commit, WorkerError};
+use profiler_core::control::{AgentReply, AgentRequest, Arm, CalledWorker, Commit, WorkerError};
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::inject_env::JOINED_BY_LOOKING;
 use profiler_core::schedule::{Limits, StepSource};
 use profiler_core::trace_path::{SessionDir, SessionId, SessionLabel, TracePath, TraceRootError};
 use serde::Serialize;
@@ -16,11 +17,14 @@ use super::ask::{Answers, Ask, no_answer};
 use super::error::StartError;
 use super::state::{Inner, State};
 use crate::manifest::{ErrorLine, InstantLine, LimitsLine};
-use crate::session::{RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
+use crate::session::{LINK_FAILED, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
 use crate::start_request::{Plan, StartRequest};
 
 /// How often an id is drawn anew where it is taken.
 const ID_TRIES: u32 = 8;
+
+/// How long a start that waits for workers goes without looking at what they are called.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// The version of a session's record.
 const RECORD_VERSION: u32 = 1;
@@ -81,6 +85,8 @@ pub(super) struct Chosen {
     pub(super) identity: WorkerIdentity,
     pub(super) plan: Plan,
     pub(super) carries_files: bool,
+    /// It is looked at from outside, and may be gone at any moment.
+    pub(super) outside: bool,
 }
 
 /// Ends the claim on the start that is under way, however it ends.
@@ -151,19 +157,39 @@ impl Inner {
             Some(listener) => listener.path().display().to_string(),
             None => "which does not listen".to_owned(),
         };
-        let mut chosen = Err(StartError::NoWorkers { socket: socket.clone() });
-        self.wait_until(wait, |state| {
-            chosen = select(state, request, &socket);
-            state.closing || chosen.is_ok()
-        });
-        let keys = chosen?;
+        let deadline = std::time::Instant::now() + wait;
+        let keys = loop {
+            if let Some(look) = &self.options.before_start {
+                look();
+            }
+            // Titles change while a server starts.
+            self.identify();
+            let (chosen, seen, closing) = {
+                let state = self.lock();
+                (select(&state, request, &socket), state.changes, state.closing)
+            };
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            match chosen {
+                Ok(keys) => break keys,
+                Err(error) if closing || left.is_zero() => return Err(error),
+                Err(_) => {}
+            }
+            self.wait_until(left.min(LOOK_AGAIN), |state| state.changes != seen);
+        };
         let state = self.lock();
         let mut all = Vec::new();
+        let mut without_steps = None;
         for key in keys {
             // A worker that left in between is not there to be asked.
             let Some(worker) = state.workers.get(&key) else { continue };
             let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
             let counted = request.counts_steps().or(plan.counts_steps());
+            if counted.is_some() && worker.joined_by == JOINED_BY_LOOKING {
+                // It has no steps and nobody expects any; the others count.
+                without_steps
+                    .get_or_insert((counted.unwrap_or_default(), name_of(&worker.identity)));
+                continue;
+            }
             if let (Some(field), StepSource::None) = (counted, &worker.step_source) {
                 let worker = name_of(&worker.identity);
                 return Err(StartError::NoSteps { field, worker });
@@ -171,8 +197,12 @@ impl Inner {
             all.push(Chosen {
                 identity: worker.identity.clone(),
                 carries_files: worker.link.carries_files(),
+                outside: worker.joined_by == JOINED_BY_LOOKING,
                 plan,
             });
+        }
+        if let (true, Some((field, worker))) = (all.is_empty(), without_steps) {
+            return Err(StartError::NoSteps { field, worker });
         }
         if all.is_empty() {
             return Err(StartError::NoWorkers { socket });
@@ -272,7 +302,13 @@ impl Inner {
         }
         let armed = self.ask_all(asks, self.options.arm_deadline);
         let failed = self.take_armed(&id, chosen, armed);
-        let allowed = self.allows(&id, failed.len(), chosen.len());
+        // Processes end: one that nobody expects to stay is not missed.
+        let gone = failed.iter().filter(|(worker, error)| is_gone(chosen, worker, error)).count();
+        let allowed = if gone == failed.len() {
+            failed.is_empty() || gone < chosen.len()
+        } else {
+            self.allows(&id, failed.len(), chosen.len())
+        };
         self.disarm(fence, if allowed { &failed } else { &[] }, (!allowed).then_some(chosen));
         if !allowed {
             self.forget(&id);
@@ -481,6 +517,12 @@ pub(super) fn make_spool(
     Ok((file, record))
 }
 
+/// Whether a worker that could not be armed has left since it was chosen, with its process.
+fn is_gone(chosen: &[Chosen], worker: &WorkerIdentity, error: &WorkerError) -> bool {
+    let outside = chosen.iter().any(|one| one.outside && one.identity.key == worker.key);
+    outside && matches!(error.code.as_str(), LINK_FAILED | "not_joined")
+}
+
 fn arms(dir: &SessionDir, record: &SessionRecord, chosen: &[Chosen], files: Vec<File>) -> Vec<Ask> {
     let mut asks = Vec::new();
     for ((worker, file), entry) in chosen.iter().zip(files).zip(&record.workers) {
@@ -508,6 +550,7 @@ pub(super) fn arm(
             capture: worker.plan.capture.clone(),
             schedule: worker.plan.schedule.clone(),
             limits: worker.plan.limits.clone(),
+            called: Some(CalledWorker::of(&worker.identity)),
         })),
         file: worker.carries_files.then_some(file),
     }

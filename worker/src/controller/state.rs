@@ -8,13 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use profiler_core::clock::ClockSource;
-use profiler_core::control::{BackendProbe, Outcome, SessionStatus};
+use profiler_core::control::{BackendProbe, CalledWorker, Outcome, SessionStatus};
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::process_facts::ProcessFacts;
 use profiler_core::registry::RefusedPlugin;
 use profiler_core::schedule::StepSource;
 use profiler_core::trace_path::{RootClaim, TraceRoot};
 
 use super::build::ControllerOptions;
+use super::status::ProcessLine;
 use crate::exports::Exports;
 use crate::links::{Listener, WorkerLink};
 use crate::session::Session;
@@ -65,11 +67,19 @@ pub(super) struct State {
     pub(super) numbers: u64,
     /// The links that have not said hello yet, so that closing reaches them.
     pub(super) strangers: BTreeMap<u64, Arc<dyn WorkerLink>>,
+    /// Processes that have not joined, by the launcher that told of them.
+    pub(super) not_joined: BTreeMap<u32, Vec<ProcessLine>>,
 }
 
 /// A worker that has joined.
 pub(super) struct Worker {
     pub(super) identity: WorkerIdentity,
+    /// What it called itself as it joined, which nothing overrides.
+    pub(super) given: CalledWorker,
+    /// Its process's id here, where it can be looked at.
+    pub(super) local_pid: Option<u32>,
+    /// What its process looked like as it joined.
+    pub(super) facts: ProcessFacts,
     pub(super) link: Arc<dyn WorkerLink>,
     /// Tells a link from the one that the same worker had before.
     pub(super) number: u64,

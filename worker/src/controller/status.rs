@@ -1,10 +1,12 @@
 //! What goes on.
 
+use std::path::Path;
+
 use profiler_core::clock::Instant;
 use profiler_core::control::{SessionStatus, WorkerState};
 use profiler_core::probe::ProbeReport;
 use profiler_core::schedule::Limits;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::state::{Inner, Worker};
@@ -30,8 +32,35 @@ pub struct Status {
     /// The limits of a start that names none.
     #[schema(value_type = LimitsLine)]
     pub default_limits: Limits,
+    /// The directory in which workers find the socket, absent = nobody listens.
+    pub socket_dir: Option<String>,
     /// The workers that have joined.
     pub workers: Vec<WorkerStatus>,
+    /// Processes of launchers that use a device and have not joined, with the reason.
+    pub not_joined: Vec<ProcessLine>,
+}
+
+/// A process that uses a device and has not joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[non_exhaustive]
+pub struct ProcessLine {
+    /// The process.
+    pub pid: u32,
+    /// Its title.
+    pub title: String,
+    /// A stable word for the reason.
+    pub code: String,
+    /// What is in the way, and what to do.
+    pub message: String,
+}
+
+impl ProcessLine {
+    /// A line.
+    #[must_use]
+    pub fn new(pid: u32, title: &str, code: &str, message: &str) -> Self {
+        let (title, code, message) = (title.to_owned(), code.to_owned(), message.to_owned());
+        Self { pid, title, code, message }
+    }
 }
 
 /// The session that was started last.
@@ -140,9 +169,29 @@ pub struct BackendStatus {
     pub plugin: Option<String>,
 }
 
+/// The most lines that one launcher may leave here.
+const MAX_LINES: usize = 1024;
+
 impl Inner {
-    pub(super) fn status(&self) -> Status {
+    /// Takes what a launcher says of its processes, instead of what it said before.
+    pub(super) fn set_not_joined(&self, launcher: u32, mut lines: Vec<ProcessLine>) {
+        lines.truncate(MAX_LINES);
         let mut state = self.lock();
+        if lines.is_empty() {
+            state.not_joined.remove(&launcher);
+        } else {
+            state.not_joined.insert(launcher, lines);
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.identify();
+        let socket_dir = self.socket_dir().map(|dir| dir.display().to_string());
+        let mut state = self.lock();
+        // A launcher that was killed takes nothing back.
+        state
+            .not_joined
+            .retain(|launcher, _| Path::new("/proc").join(launcher.to_string()).exists());
         state.release_current();
         let session = |id: &Option<String>| id.as_ref().and_then(|id| state.sessions.get(id));
         let current = session(&state.current);
@@ -159,7 +208,9 @@ impl Inner {
                 stopped_by: session.manifest().stopped_by,
             }),
             default_limits: self.options.defaults.all.limits.clone(),
+            socket_dir,
             workers: state.workers.values().map(worker).collect(),
+            not_joined: state.not_joined.values().flatten().cloned().collect(),
         }
     }
 }

@@ -50,7 +50,9 @@ fn try_run(
         .name("omniprof-export-errors".to_owned())
         .spawn(move || errors.map(tail).unwrap_or_default())?;
     let output = child.stdout.take().map(tail).unwrap_or_default();
-    let status = child.wait()?;
+    let status = child.wait();
+    spawn::waited_for(child.id());
+    let status = status?;
     let errors = without_backtrace(&errors.join().unwrap_or_default());
     if !status.success() {
         let errors = errors.trim();

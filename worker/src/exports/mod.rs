@@ -18,6 +18,7 @@ use serde::Deserialize;
 use profiler_core::config::{EventArguments, TraceFormat};
 
 pub use profiler_core::program::{BIN_DIR_VARIABLE, locate};
+pub use spawn::is_export_child;
 
 /// An export that shall run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use super::body::blocking;
 use super::error::{ErrorBody, HttpError};
 use crate::Controller;
-use crate::controller::{SessionLine, StartAnswer, Status, StopRequest};
+use crate::controller::{ProcessLine, SessionLine, StartAnswer, Status, StopRequest};
 use crate::manifest::Manifest;
 use crate::start_request::StartRequest;
 
@@ -103,6 +103,26 @@ pub(super) async fn file(
     let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));
     let kind = "application/octet-stream".to_owned();
     Ok(([(CONTENT_TYPE, kind), (CONTENT_LENGTH, length.to_string())], body).into_response())
+}
+
+/// Takes what a launcher of this machine says of its processes that have not joined.
+#[utoipa::path(post, path = "/profile/launchers/{pid}", params(
+    ("pid" = u32, Path, description = "The launcher's process"),
+), request_body = Vec<ProcessLine>, responses(
+    (status = 204, description = "The status tells it, until the launcher ends"),
+    (status = 422, description = "The body is no list of such processes", body = ErrorBody),
+))]
+pub(super) async fn launcher(
+    State(controller): Shared,
+    Path(pid): Path<u32>,
+    body: Bytes,
+) -> Result<StatusCode, HttpError> {
+    let lines: Vec<ProcessLine> = serde_json::from_slice(&body).map_err(|error| {
+        let message = format!("the body is no list of processes: {error}");
+        HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", message)
+    })?;
+    blocking(controller, move |controller| controller.set_not_joined(pid, lines)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Whether the controller answers.

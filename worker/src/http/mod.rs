@@ -141,6 +141,7 @@ pub fn router(controller: Arc<Controller>, options: HttpOptions) -> Router {
         .route("/start_profile", post(handlers::start_profile))
         .route("/stop_profile", post(handlers::stop_profile))
         .route("/profile/status", get(handlers::status))
+        .route("/profile/launchers/{pid}", post(handlers::launcher))
         .route("/profile/sessions", get(handlers::sessions))
         .route("/profile/sessions/{id}", get(handlers::session))
         .route("/profile/sessions/{id}/files/{*path}", get(handlers::file))

@@ -14,6 +14,7 @@ use super::handlers;
         handlers::start_profile,
         handlers::stop_profile,
         handlers::status,
+        handlers::launcher,
         handlers::sessions,
         handlers::session,
         handlers::file,

@@ -58,6 +58,8 @@ impl LocalLink {
                         return;
                     }
                 }
+                // The agent is gone, and all it had to say is said.
+                let _told = tell.send(Said::Closed);
             })?;
         }
         let tell = end.clone();
@@ -70,6 +72,12 @@ impl LocalLink {
             }
         })?;
         Ok(Self { asks: Mutex::new(Some(asks)), said: Mutex::new(said), end })
+    }
+
+    /// Gives the agent up. The link closes when nobody else holds the agent either and all it had
+    /// to say was taken.
+    pub fn finish(&self) {
+        drop(lock(&self.asks).take());
     }
 }
 

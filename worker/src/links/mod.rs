@@ -48,6 +48,11 @@ pub trait WorkerLink: Send + Sync {
     /// has to know the token.
     fn is_trusted(&self) -> bool;
 
+    /// The peer's process id as this process sees it, where the link can tell.
+    fn peer_pid(&self) -> Option<u32> {
+        None
+    }
+
     /// Ends the link, and whoever waits in [`WorkerLink::receive`] returns.
     fn close(&self);
 }

@@ -16,6 +16,7 @@ const OVERFLOW_UID: u32 = 65_534;
 pub struct SocketLink {
     connection: Connection,
     trusted: bool,
+    peer_pid: Option<u32>,
 }
 
 impl SocketLink {
@@ -25,14 +26,14 @@ impl SocketLink {
     ///
     /// [`LinkError::ForeignPeer`] where the peer is another user of this machine.
     pub fn accept(connection: Connection) -> Result<Self, LinkError> {
-        let Peer { uid, .. } = connection.peer()?;
+        let Peer { uid, pid, .. } = connection.peer()?;
         let own = rustix::process::geteuid().as_raw();
         let trusted = uid == own || uid == 0;
         if !trusted && uid != OVERFLOW_UID {
             connection.close();
             return Err(LinkError::ForeignPeer { uid, own });
         }
-        Ok(Self { connection, trusted })
+        Ok(Self { connection, trusted, peer_pid: (pid != 0).then_some(pid) })
     }
 }
 
@@ -51,6 +52,10 @@ impl WorkerLink for SocketLink {
 
     fn is_trusted(&self) -> bool {
         self.trusted
+    }
+
+    fn peer_pid(&self) -> Option<u32> {
+        self.peer_pid
     }
 
     fn close(&self) {

@@ -21,7 +21,7 @@ use profiler_core::config::TraceFormat;
 pub(crate) use export::{Export, ExportStep, Progress};
 pub(crate) use from_spool::{SpoolFate, look};
 pub(crate) use record::{MERGED_FILE, RECORD_FILE, SessionRecord, WorkerRecord};
-pub(crate) use run::{NO_ANSWER, Summing, WORKER_DIED, WorkerRun};
+pub(crate) use run::{LINK_FAILED, NO_ANSWER, Summing, WORKER_DIED, WorkerRun};
 
 /// A session.
 #[derive(Debug)]

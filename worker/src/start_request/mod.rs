@@ -103,6 +103,9 @@ pub struct StartRequest {
     /// How long to wait for the named workers to join, in ms; absent = not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_join_ms: Option<u64>,
+    /// Whether workers that join later are recorded as well, marked `late`; absent = they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follow: Option<bool>,
 }
 
 /// The names of presets, for the schema.
@@ -141,7 +144,7 @@ enum OnUnavailableName {
 }
 
 /// The fields of a start body.
-pub const FIELDS: [&str; 23] = [
+pub const FIELDS: [&str; 24] = [
     "stages",
     "replicas",
     "ranks",
@@ -165,6 +168,7 @@ pub const FIELDS: [&str; 23] = [
     "backend",
     "on_unavailable",
     "wait_join_ms",
+    "follow",
 ];
 
 /// Fields that clients are known to send and that are refused whatever their value.

@@ -162,6 +162,7 @@ pub(super) fn arm(fence: u64, session: &str) -> Arm {
         },
         schedule: Schedule::default(),
         limits: Limits { min_free_percent: 0, ..Limits::default() },
+        called: None,
     }
 }
 

@@ -180,6 +180,7 @@ pub fn arm(fence: u64) -> Arm {
         },
         schedule: Schedule::default(),
         limits: Limits { min_free_percent: 0, ..Limits::default() },
+        called: None,
     }
 }
 

@@ -1,0 +1,456 @@
+//! `omniprof run` over real commands: what they get, how they end, what is recorded of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails, and says what it skips"
+)]
+
+mod cli_support;
+mod run_support;
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+
+use cli_support::{Place, Serving, until};
+use run_support::{Running, get, has_python, post, python_server};
+use rustix::process::Signal;
+
+/// A command that stays until it is told to end.
+const STAY: &[&str] =
+    &["sh", "-c", "trap 'exit 9' TERM; echo ready 0; while :; do sleep 0.05; done"];
+
+#[test]
+fn the_commands_output_and_exit_code_are_its_own() {
+    let place = Place::new();
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)]
+    {
+        let script = format!("echo said; echo shouted >&2; {script}");
+        let ran = place.run(&["run", "--listen", "127.0.0.1:0", "--", "/bin/sh", "-c", &script]);
+        assert_eq!(ran.code, Some(code), "{ran}");
+        assert_eq!(ran.out, "said\n", "standard output is the command's alone");
+        assert!(ran.err.contains("shouted\n") && ran.err.contains("/start_profile"), "{ran}");
+        assert!(ran.err.contains("nothing was recorded"), "{ran}");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_started_is_told_as_a_shell_tells_it() {
+    let place = Place::new();
+    let plain = place.write("plain", "no program");
+    for (program, code) in [("/nowhere/at/all", 127), (plain.to_str().unwrap(), 126)] {
+        let ran = place.run(&["run", "--listen", "127.0.0.1:0", "--", program]);
+        assert_eq!(ran.code, Some(code), "{ran}");
+        assert!(ran.err.contains(program), "{ran}");
+    }
+    let ran = place.run(&["run", "--listen", "127.0.0.1:0"]);
+    assert_eq!(ran.code, Some(2), "{ran}");
+    let ran = place.run(&["run", "--map", "title:(?<shard>x)", "--", "true"]);
+    ran.failed(2, "\"shard\"");
+}
+
+#[test]
+fn the_environment_is_the_callers_and_what_is_told() {
+    let place = Place::new();
+    let words = [
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--stage",
+        "1",
+        "--role",
+        "talker",
+        "--",
+        "/usr/bin/env",
+    ];
+    let ran = place.run_with(&[("MARK", "kept"), ("CUDA_INJECTION64_PATH", "/other.so")], &words);
+    assert_eq!(ran.code, Some(0), "{ran}");
+    let has = |line: &str| ran.out.lines().any(|known| known == line);
+    assert!(has("MARK=kept") && has("OMNIPROF_STAGE=1") && has("OMNIPROF_ROLE=talker"), "{ran}");
+    assert!(has("CUDA_INJECTION64_PATH=/other.so"), "what is set already stays: {ran}");
+    assert!(ran.out.contains("OMNIPROF_SOCKET=/"), "{ran}");
+}
+
+#[test]
+fn the_file_that_joins_is_named_where_it_is_found() {
+    let place = Place::new();
+    std::fs::create_dir(place.join("bin")).unwrap();
+    let file = place.write("bin/libomniprof_inject.so", "stands in for the file");
+    let bin = place.join("bin");
+    let variables = [("OMNIPROF_BIN_DIR", bin.to_str().unwrap())];
+    let ran = place.run_with(&variables, &["run", "--listen", "127.0.0.1:0", "--", "/usr/bin/env"]);
+    let line = format!("CUDA_INJECTION64_PATH={}\n", file.display());
+    assert!(ran.out.contains(&line), "{ran}");
+    assert!(!ran.out.contains("LD_PRELOAD"), "{ran}");
+
+    // Preloaded, the stand-in is refused by the loader, which says so and goes on.
+    let words = ["run", "--listen", "127.0.0.1:0", "--join", "preload", "--", "/usr/bin/env"];
+    let ran = place.run_with(&variables, &words);
+    assert!(ran.out.contains(&format!("LD_PRELOAD={}\n", file.display())), "{ran}");
+    assert_eq!(ran.code, Some(0), "{ran}");
+}
+
+#[test]
+fn a_taken_address_is_told_and_the_command_is_not_started() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mark = place.join("started");
+    let script = format!("touch {}", mark.display());
+    let ran = place.run(&["run", "--listen", &address, "--", "/bin/sh", "-c", &script]);
+    ran.failed(5, "--listen 127.0.0.1:0");
+    assert!(ran.err.contains(&format!("--server http://{address}")), "{ran}");
+    assert!(!mark.exists());
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let place = Place::new();
+    for (signal, script, code) in [
+        (Signal::TERM, "trap 'exit 21' TERM", 21),
+        (Signal::USR1, "trap 'exit 22' USR1", 22),
+        (Signal::HUP, "trap 'exit 23' HUP", 23),
+        (Signal::INT, "trap 'exit 24' INT", 24),
+        // Nobody handles it: the command dies of it, and the launcher says so by its code.
+        (Signal::TERM, "", 143),
+    ] {
+        let script = format!("{script}; echo ready 0; while :; do sleep 0.05; done");
+        let run = Running::start(&place, &[], &["/bin/sh", "-c", &script]);
+        run.signal(signal);
+        let ended = run.ended();
+        assert_eq!(ended.code, Some(code), "{signal:?}: {ended}");
+    }
+}
+
+#[test]
+fn ctrl_c_reaches_the_command_once() {
+    if !has_python() {
+        return println!("skipped: no python3");
+    }
+    let place = Place::new();
+    // A terminal of its own, whose key reaches the whole foreground group.
+    let script = r#"
+import os, pty, sys, time
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen = b""
+while b"ready" not in seen:
+    seen += os.read(terminal, 4096)
+os.write(terminal, b"\x03")
+try:
+    while True:
+        data = os.read(terminal, 4096)
+        if not data:
+            break
+        seen += data
+except OSError:
+    pass
+_, status = os.waitpid(pid, 0)
+print(seen.decode().count("got INT"), os.waitstatus_to_exitcode(status))
+"#;
+    let command = r#"
+import signal, sys, time
+count = 0
+def got(*_):
+    global count
+    count += 1
+    print("got INT", flush=True)
+signal.signal(signal.SIGINT, got)
+print("ready", flush=True)
+end = time.monotonic() + 30
+while count == 0 and time.monotonic() < end:
+    time.sleep(0.05)
+time.sleep(1)
+sys.exit(count)
+"#;
+    let program = env!("CARGO_BIN_EXE_omniprof");
+    let words =
+        ["-c", script, program, "run", "--listen", "127.0.0.1:0", "--", "python3", "-c", command];
+    let ran = place.run_program("python3", &words);
+    assert_eq!(ran.out.trim(), "1 1", "{ran}");
+}
+
+#[test]
+fn a_server_of_vllms_shape_is_recorded_process_by_process() {
+    if !has_python() {
+        return println!("skipped: no python3");
+    }
+    let place = Place::new();
+    let server = python_server();
+    let server = server.to_str().unwrap();
+    let run =
+        Running::start(&place, &[], &["python3", server, "--stages", "2", "--exit-code", "3"]);
+    // Asked while the last stage is still on its way.
+    let start = r#"{"stages": [1], "ranks": [0, 1], "wait_join_ms": 30000}"#;
+    let begun = until("both ranks have joined", || {
+        let answer = post(&run.url, "/start_profile", start);
+        (answer["workers"].as_array().is_some_and(|workers| workers.len() == 2)).then_some(answer)
+    });
+    for (rank, worker) in begun["workers"].as_array().unwrap().iter().enumerate() {
+        assert_eq!((&worker["stage"], &worker["rank"]), (&1.into(), &rank.into()), "{begun}");
+        assert_eq!(worker["role"], "Worker", "{begun}");
+    }
+    // The command's own interface, as anybody uses it.
+    let said = get(&run.command_url(), "/generate");
+    let workers = said["cores"][1]["workers"].as_array().unwrap();
+    let status = get(&run.url, "/profile/status");
+    let joined = |pid: &serde_json::Value| {
+        let all = status["workers"].as_array().unwrap();
+        all.iter().find(|worker| worker["pid"] == *pid).unwrap()["joined_by"].clone()
+    };
+    assert!(workers.iter().all(|pid| joined(pid) == "outside"), "{status}");
+    let manifest = post(&run.url, "/stop_profile", r#"{"wait_ms": 30000}"#);
+    let lines = manifest["workers"].as_array().unwrap();
+    assert_eq!(lines.len(), 2, "{manifest}");
+    for line in lines {
+        assert!(workers.contains(&line["pid"]), "{manifest}");
+        assert_eq!(line["state"], "complete", "{manifest}");
+        assert!(line["records"]["counter"].as_u64().unwrap() > 0, "{manifest}");
+    }
+    run.signal(Signal::TERM);
+    let ended = run.ended();
+    assert_eq!(ended.code, Some(3), "{ended}");
+    assert!(ended.out.contains("ended in order"), "{ended}");
+    assert!(ended.err.contains("traces in ") && ended.err.contains("replica0.rank1"), "{ended}");
+}
+
+#[test]
+fn a_capture_at_the_start_takes_in_what_comes_later() {
+    let place = Place::new();
+    let script = "echo ready 0; sleep 2.5 & wait; sleep 0.3";
+    let words = ["--profile-at-start", "--stage", "0", "--role", "thinker"];
+    let run = Running::start(&place, &words, &["/bin/sh", "-c", script]);
+    let ended = run.ended();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let manifest = place.only_manifest();
+    let workers = manifest["workers"].as_array().unwrap();
+    let of = |program: &str| workers.iter().find(|worker| worker["program"] == program);
+    assert_eq!(of("sh").unwrap()["late"], serde_json::Value::Null, "{manifest}");
+    assert_eq!(of("sleep").unwrap()["late"], true, "{manifest}");
+    assert!(workers.iter().all(|worker| worker["stage"] == 0 && worker["role"] == "thinker"));
+    assert!(workers.iter().all(|worker| worker["state"] == "complete"), "{manifest}");
+    let whole = |file: &serde_json::Value| {
+        place.session_dir().join(file["path"].as_str().unwrap()).exists()
+    };
+    let files = workers.iter().flat_map(|worker| worker["files"].as_array().unwrap());
+    assert!(files.clone().count() >= 4 && files.into_iter().all(whole), "{manifest}");
+}
+
+#[test]
+fn a_duration_ends_the_capture_and_not_the_command() {
+    let place = Place::new();
+    let words = ["--profile-at-start", "--duration", "300ms"];
+    let run = Running::start(&place, &words, STAY);
+    until("the capture is over", || {
+        let status = get(&run.url, "/profile/status");
+        (status["session"].is_null() && status["last"]["stopped_by"] == "duration").then_some(())
+    });
+    run.signal(Signal::TERM);
+    assert_eq!(run.ended().code, Some(9));
+}
+
+#[test]
+fn operators_asked_of_a_process_that_is_looked_at_from_outside_are_missed_aloud() {
+    let place = Place::new();
+    let run = Running::start(&place, &[], STAY);
+    let answer = until("the command has joined", || {
+        let answer = post(&run.url, "/start_profile", r#"{"record_shapes": true}"#);
+        answer["workers"].is_array().then_some(answer)
+    });
+    let error = &answer["workers"][0]["error"];
+    assert_eq!(error["code"], "outside", "{answer}");
+    assert!(error["message"].as_str().unwrap().contains("--join preload"), "{answer}");
+    let manifest = post(&run.url, "/stop_profile", r#"{"wait_ms": 30000}"#);
+    assert_eq!(manifest["workers"][0]["state"], "degraded", "{manifest}");
+    run.signal(Signal::TERM);
+    run.ended();
+}
+
+#[test]
+fn a_command_that_runs_another_program_is_another_worker() {
+    let place = Place::new();
+    let script = "echo ready 0; sleep 1; exec sleep 30";
+    let run = Running::start(&place, &["--profile-at-start"], &["/bin/sh", "-c", script]);
+    until("the second program has joined late", || {
+        let status = get(&run.url, "/profile/status");
+        let workers = status["workers"].as_array().unwrap();
+        let recorded = status["session"]["workers"].as_array().map_or(0, Vec::len);
+        (workers.iter().any(|worker| worker["program"] == "sleep") && recorded == 2).then_some(())
+    });
+    let manifest = post(&run.url, "/stop_profile", r#"{"wait_ms": 30000}"#);
+    let lines = manifest["workers"].as_array().unwrap();
+    assert_eq!(lines.len(), 2, "{manifest}");
+    assert!(lines.iter().all(|line| line["pid"] == lines[0]["pid"]), "{manifest}");
+    assert!(lines.iter().any(|line| line["stopped_by"] == "exec"), "{manifest}");
+    assert!(lines.iter().all(|line| line["state"] == "complete"), "{manifest}");
+    run.signal(Signal::KILL);
+    run.end_orphans();
+}
+
+#[test]
+fn a_command_that_is_killed_while_it_is_recorded_leaves_its_trace() {
+    let place = Place::new();
+    let run = Running::start(&place, &["--profile-at-start"], STAY);
+    let pid = until("it is recorded", || {
+        let status = get(&run.url, "/profile/status");
+        let is_recorded =
+            status["session"]["workers"].as_array().is_some_and(|all| !all.is_empty());
+        is_recorded.then(|| status["workers"][0]["pid"].as_u64().unwrap())
+    });
+    run_support::kill(u32::try_from(pid).unwrap());
+    let ended = run.ended();
+    assert_eq!(ended.code, Some(137), "{ended}");
+    let manifest = place.only_manifest();
+    assert_eq!(manifest["workers"][0]["stopped_by"], "process_exit", "{manifest}");
+    assert_eq!(manifest["workers"][0]["state"], "complete", "{manifest}");
+}
+
+#[test]
+fn the_command_outlives_its_launcher_and_the_next_server_finishes_the_capture() {
+    let place = Place::new();
+    let run = Running::start(&place, &["--profile-at-start"], STAY);
+    let pid = until("rows are written", || {
+        let status = get(&run.url, "/profile/status");
+        let rows = status["session"]["workers"][0]["spool_bytes"].as_u64().unwrap_or(0);
+        (rows > 0).then(|| status["workers"][0]["pid"].as_u64().unwrap())
+    });
+    let pid = u32::try_from(pid).unwrap();
+    run.signal(Signal::KILL);
+    let killed = run.killed();
+    assert_eq!(killed.signal(), Some(9));
+    assert!(run_support::is_alive(pid), "the command lives on");
+
+    let serving = Serving::start(&place, &["--dir", "traces"]);
+    let manifest = until("the session is adopted and finished", || {
+        let manifest = place.manifest()?;
+        (manifest["state"] == "complete").then_some(manifest)
+    });
+    assert_eq!(manifest["workers"][0]["pid"], pid, "{manifest}");
+    let files = manifest["workers"][0]["files"].as_array().unwrap();
+    assert!(files.iter().any(|file| file["format"] == "pftrace-gz"), "{manifest}");
+    serving.end();
+    assert!(run_support::is_alive(pid), "the command still lives");
+    run_support::kill(pid);
+}
+
+#[test]
+fn several_runs_are_one_pipeline() {
+    let place = Place::new();
+    let serving = Serving::start(&place, &["--dir", "traces"]);
+    let one = Running::start_at(&place, &serving.url, &["--stage", "0", "--role", "thinker"], STAY);
+    let other =
+        Running::start_at(&place, &serving.url, &["--stage", "1", "--role", "talker"], STAY);
+    let begun = until("both stages have joined", || {
+        let body = r#"{"stages": [0, 1], "wait_join_ms": 10000}"#;
+        let answer = post(&serving.url, "/start_profile", body);
+        answer["workers"].is_array().then_some(answer)
+    });
+    let mut stages: Vec<_> =
+        begun["workers"].as_array().unwrap().iter().map(|w| w["stage"].clone()).collect();
+    stages.dedup();
+    assert_eq!(stages, [0, 1], "{begun}");
+    // One ends while it is recorded: its trace is whole, the other's goes on.
+    one.signal(Signal::TERM);
+    assert_eq!(one.ended().code, Some(9));
+    let manifest = post(&serving.url, "/stop_profile", r#"{"wait_ms": 30000}"#);
+    let lines = manifest["workers"].as_array().unwrap();
+    let ended = lines.iter().find(|line| line["stage"] == 0).unwrap();
+    assert_eq!(ended["stopped_by"], "process_exit", "{manifest}");
+    assert!(lines.iter().all(|line| line["state"] == "complete"), "{manifest}");
+    other.signal(Signal::TERM);
+    let ended = other.ended();
+    assert_eq!(ended.code, Some(9), "{ended}");
+    assert!(ended.err.contains("the traces are the server's"), "{ended}");
+    serving.end();
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_and_the_command_is_not_started() {
+    let place = Place::new();
+    let mark = place.join("started");
+    let script = format!("touch {}", mark.display());
+    let words = ["run", "--server", "http://127.0.0.1:9", "--", "/bin/sh", "-c", &script];
+    place.run(&words).failed(3, "omniprof serve");
+    assert!(!mark.exists());
+    // A second controller of one root is refused, too.
+    let serving = Serving::start(&place, &["--dir", "traces"]);
+    let words =
+        ["run", "--dir", "traces", "--listen", "127.0.0.1:0", "--", "/bin/sh", "-c", &script];
+    let ran = place.run(&words);
+    ran.failed(5, "--server");
+    assert!(!mark.exists());
+    serving.end();
+}
+
+#[test]
+fn a_process_that_uses_a_device_and_has_not_joined_is_told_with_the_reason() {
+    if !has_python() {
+        return println!("skipped: no python3");
+    }
+    let place = Place::new();
+    // The driver's library by its name, which is all that can be seen from outside.
+    let library = place.write("libcuda.so.1", "stands in for the driver's library");
+    let script = format!(
+        "import mmap, time\nf = open({:?}, 'rb')\nm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n\
+         print('ready 0', flush=True)\ntime.sleep(120)",
+        library.display().to_string()
+    );
+    let run = Running::start(&place, &[], &["python3", "-c", &script]);
+    let status = until("the reason is told", || {
+        let status = get(&run.url, "/profile/status");
+        (!status["not_joined"].as_array().unwrap().is_empty()).then_some(status)
+    });
+    // The test runs without the file that joins.
+    assert_eq!(status["not_joined"][0]["code"], "no_file", "{status}");
+    assert_eq!(status["workers"][0]["joined_by"], "outside", "{status}");
+    let text = place.run(&["status", "--server", &run.url]);
+    assert!(text.out.contains("has not joined") && text.out.contains("OMNIPROF_BIN_DIR"), "{text}");
+    run.signal(Signal::TERM);
+    let ended = run.ended();
+    assert!(ended.err.contains("uses a device and has not joined"), "{ended}");
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let place = Place::new();
+    // The inner shell ends at once, and its child outlives it as an orphan.
+    let script = "(sleep 0.5 & echo \"orphan $!\") ; echo ready 0; sleep 30";
+    let run = Running::start(&place, &[], &["/bin/sh", "-c", script]);
+    let orphan = run.said("orphan ");
+    let orphan: u32 = orphan.trim().parse().unwrap();
+    let launcher = run.pid();
+    // It becomes the launcher's child, ends, and leaves no zombie.
+    until("the orphan is reaped", || {
+        (!std::path::Path::new(&format!("/proc/{orphan}")).exists()).then_some(())
+    });
+    assert!(run_support::is_alive(launcher));
+    run.signal(Signal::TERM);
+    run.ended();
+}
+
+#[test]
+fn as_the_first_process_of_a_pid_namespace_it_reaps_and_forwards() {
+    let place = Place::new();
+    let flags = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    let can = std::process::Command::new("unshare")
+        .args(flags)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    if !can.is_ok_and(|status| status.success()) {
+        return println!("skipped: no namespaces may be made here (unshare --user --pid)");
+    }
+    let script = "test $PPID = 1 && echo child of one; \
+                  (sleep 0.2 &) ; sleep 7 & trap 'exit 5' TERM; sleep 1; \
+                  ls /proc | grep -c '^[0-9]' ; cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ' ; \
+                  kill -TERM 1; while :; do sleep 0.05; done";
+    let mut words = flags.to_vec();
+    let program = env!("CARGO_BIN_EXE_omniprof");
+    words.extend([program, "run", "--listen", "127.0.0.1:0", "--", "/bin/sh", "-c", script]);
+    let ran = place.run_program("unshare", &words);
+    assert_eq!(ran.code, Some(5), "{ran}");
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.first(), Some(&"child of one"), "{ran}");
+    assert_eq!(lines.get(2), Some(&"0"), "no zombie is left: {ran}");
+}
