@@ -112,7 +112,7 @@ fn signals_reach_the_command() {
         (Signal::HUP, "trap 'exit 23' HUP", 23),
         (Signal::INT, "trap 'exit 24' INT", 24),
         // Nobody handles it: the command dies of it, and the launcher says so by its code.
-        (Signal::TERM, "", 143),
+        (Signal::TERM, "true", 143),
     ] {
         let script = format!("{script}; echo ready 0; while :; do sleep 0.05; done");
         let run = Running::start(&place, &[], &["/bin/sh", "-c", &script]);
@@ -135,7 +135,7 @@ pid, terminal = pty.fork()
 if pid == 0:
     os.execv(sys.argv[1], sys.argv[1:])
 seen = b""
-while b"ready" not in seen:
+while b"here I am" not in seen:
     seen += os.read(terminal, 4096)
 os.write(terminal, b"\x03")
 try:
@@ -147,6 +147,7 @@ try:
 except OSError:
     pass
 _, status = os.waitpid(pid, 0)
+print(seen.decode(), file=sys.stderr)
 print(seen.decode().count("got INT"), os.waitstatus_to_exitcode(status))
 "#;
     let command = r#"
@@ -157,7 +158,7 @@ def got(*_):
     count += 1
     print("got INT", flush=True)
 signal.signal(signal.SIGINT, got)
-print("ready", flush=True)
+print("here I am", flush=True)
 end = time.monotonic() + 30
 while count == 0 and time.monotonic() < end:
     time.sleep(0.05)

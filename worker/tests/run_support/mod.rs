@@ -134,7 +134,7 @@ fn gather(
 ) -> Arc<Mutex<String>> {
     let text = Arc::new(Mutex::new(String::new()));
     let into = Arc::clone(&text);
-    std::thread::spawn(move || {
+    let body = move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
@@ -143,7 +143,8 @@ fn gather(
         }
         // Nobody waits any more where the test is over.
         let _told = end.send(());
-    });
+    };
+    std::thread::Builder::new().name("gather".to_owned()).spawn(body).unwrap();
     text
 }
 
