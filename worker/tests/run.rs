@@ -151,12 +151,12 @@ print(seen.decode(), file=sys.stderr)
 print(seen.decode().count("got INT"), os.waitstatus_to_exitcode(status))
 "#;
     let command = r#"
-import signal, sys, time
+import os, signal, sys, time
 count = 0
 def got(*_):
     global count
     count += 1
-    print("got INT", flush=True)
+    os.write(1, b"got INT\n")
 signal.signal(signal.SIGINT, got)
 print("here I am", flush=True)
 end = time.monotonic() + 30
@@ -219,9 +219,17 @@ fn a_server_of_vllms_shape_is_recorded_process_by_process() {
 #[test]
 fn a_capture_at_the_start_takes_in_what_comes_later() {
     let place = Place::new();
-    let script = "echo ready 0; sleep 2.5 & wait; sleep 0.3";
+    let script = "echo ready 0; until [ -e go ]; do sleep 0.05; done; sleep 60 & \
+                  until [ -e end ]; do sleep 0.05; done; kill $!";
     let words = ["--profile-at-start", "--stage", "0", "--role", "thinker"];
     let run = Running::start(&place, &words, &["/bin/sh", "-c", script]);
+    run.wait_until_recorded();
+    place.write("go", "");
+    until("the second process is recorded", || {
+        let status = get(&run.url, "/profile/status");
+        (status["session"]["workers"].as_array().unwrap().len() == 2).then_some(())
+    });
+    place.write("end", "");
     let ended = run.ended();
     assert_eq!(ended.code, Some(0), "{ended}");
     let manifest = place.only_manifest();
@@ -271,8 +279,10 @@ fn operators_asked_of_a_process_that_is_looked_at_from_outside_are_missed_aloud(
 #[test]
 fn a_command_that_runs_another_program_is_another_worker() {
     let place = Place::new();
-    let script = "echo ready 0; sleep 1; exec sleep 30";
+    let script = "echo ready 0; until [ -e go ]; do sleep 0.05; done; exec sleep 60";
     let run = Running::start(&place, &["--profile-at-start"], &["/bin/sh", "-c", script]);
+    run.wait_until_recorded();
+    place.write("go", "");
     until("the second program has joined late", || {
         let status = get(&run.url, "/profile/status");
         let workers = status["workers"].as_array().unwrap();
@@ -293,13 +303,7 @@ fn a_command_that_runs_another_program_is_another_worker() {
 fn a_command_that_is_killed_while_it_is_recorded_leaves_its_trace() {
     let place = Place::new();
     let run = Running::start(&place, &["--profile-at-start"], STAY);
-    let pid = until("it is recorded", || {
-        let status = get(&run.url, "/profile/status");
-        let is_recorded =
-            status["session"]["workers"].as_array().is_some_and(|all| !all.is_empty());
-        is_recorded.then(|| status["workers"][0]["pid"].as_u64().unwrap())
-    });
-    run_support::kill(u32::try_from(pid).unwrap());
+    run_support::kill(run.wait_until_recorded());
     let ended = run.ended();
     assert_eq!(ended.code, Some(137), "{ended}");
     let manifest = place.only_manifest();

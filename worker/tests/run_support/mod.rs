@@ -83,6 +83,18 @@ impl Running {
         format!("http://127.0.0.1:{}", self.said("ready "))
     }
 
+    /// The first process that is recorded, once one is.
+    pub(crate) fn wait_until_recorded(&self) -> u32 {
+        until("a process is recorded", || {
+            let status = get(&self.url, "/profile/status");
+            let recorded = status["session"]["workers"].as_array()?;
+            let key = &recorded.first()?["key"];
+            let workers = status["workers"].as_array()?;
+            let worker = workers.iter().find(|worker| worker["key"] == *key)?;
+            u32::try_from(worker["pid"].as_u64()?).ok()
+        })
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
