@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod export;
 pub mod measure;
+pub mod process;
 pub mod ratio;
 pub mod role;
 mod rusage;
@@ -259,6 +260,7 @@ pub fn groups() -> Vec<(&'static str, Vec<FigureEntry>)> {
         ("stop", stop::figures()),
         ("cpu", host),
         ("cuda", cuda::figures()),
+        ("process", process::figures()),
     ]
 }
 

@@ -18,6 +18,7 @@ fn roles() -> Vec<Role> {
     let mut roles = Vec::new();
     roles.extend(super::agent::roles());
     roles.extend(super::cpu::roles());
+    roles.extend(super::process::roles());
     roles.extend(super::stop::roles());
     roles
 }
