@@ -39,6 +39,9 @@ inventory::submit! {
     REGISTRATION
 }
 
+/// What it tries in a process of its own, for registries and for a plugin.
+pub const TRIAL: TrialRegistration = TrialRegistration::new("npu", trial::run);
+
 inventory::submit! {
-    TrialRegistration::new("npu", trial::run)
+    TRIAL
 }

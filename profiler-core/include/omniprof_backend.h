@@ -107,7 +107,8 @@ typedef struct omniprof_backend_table {
     int32_t (*stop)(void *session, uint64_t drain_ns, const omniprof_answer *answer);
     int32_t (*close)(void *session, const omniprof_answer *answer);
     /* The part that every plugin fills ends here. */
-    int32_t (*flush)(void *session, const omniprof_answer *answer); /* may be NULL */
+    int32_t (*flush)(void *session, const omniprof_answer *answer);         /* may be NULL */
+    int32_t (*trial)(omniprof_text library, const omniprof_answer *answer); /* may be NULL */
 } omniprof_backend_table;
 
 const omniprof_backend_table *omniprof_backend_entry_v1(void);

@@ -87,6 +87,9 @@ impl std::fmt::Display for PluginOrigin {
     }
 }
 
+/// What a plugin tries in a process of its own, as a [`Trial`] of a linked backend.
+pub type PluginTrial = Box<dyn Fn(&std::path::Path, &mut dyn FnMut(&str)) + Send + Sync>;
+
 /// A library that was found and is not used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedPlugin {
@@ -103,6 +106,7 @@ pub struct RefusedPlugin {
 pub struct BackendRegistry {
     backends: Vec<RegisteredBackend>,
     origins: Vec<(BackendId, PluginOrigin)>,
+    trials: Vec<(BackendId, PluginTrial)>,
     refused: Vec<RefusedPlugin>,
 }
 
@@ -164,11 +168,32 @@ impl BackendRegistry {
         &mut self,
         backend: RegisteredBackend,
         origin: PluginOrigin,
+        trial: Option<PluginTrial>,
     ) -> Result<(), RefusedBackend> {
         let id = backend.id();
         self.add(backend)?;
+        self.trials.extend(trial.map(|trial| (id.clone(), trial)));
         self.origins.push((id, origin));
         Ok(())
+    }
+
+    /// Tries a library as a backend would load it, linked or a plugin; this process may die of it.
+    /// `false` where there is no such backend, or nothing that it would try.
+    pub fn run_trial(
+        &self,
+        backend: &BackendId,
+        library: &std::path::Path,
+        write: &mut dyn FnMut(&str),
+    ) -> bool {
+        if let Some(trial) = TrialRegistration::find(backend.as_str()) {
+            (trial.run)(library, write);
+            return true;
+        }
+        match self.trials.iter().find(|(of, _)| of == backend) {
+            Some((_, trial)) => trial(library, write),
+            None => return false,
+        }
+        true
     }
 
     /// Remembers a library that is not used, so that people see why.

@@ -24,7 +24,7 @@ use profiler_core::probe::{DeviceInfo, ProbeReport};
 use profiler_core::record::{
     HeapRef, LossCause, Marker, RecordKind, Row as _, StringDef, StringId,
 };
-use profiler_core::registry::BackendRegistration;
+use profiler_core::registry::{BackendRegistration, BackendRegistry, PluginOrigin, Trial};
 use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
 
 macro_rules! exported {
@@ -450,6 +450,40 @@ fn ended_at<E: Exported>(bytes: usize) -> *const BackendTable {
 fn open_raw(table: *const BackendTable) -> Result<LoadedPlugin, PluginError> {
     // SAFETY: a table for ever, as long as it says.
     unsafe { open_table(table, Path::new("/test.so"), &id("null")) }
+}
+
+struct WithTrial;
+
+impl Exported for WithTrial {
+    const REGISTRATION: BackendRegistration = Null::REGISTRATION;
+    const TRIAL: Option<Trial> = Some(|library, write| {
+        write(&format!("trying {}", library.display()));
+        write("it works");
+    });
+
+    fn door() -> &'static Door {
+        static DOOR: Door = Door::new();
+        &DOOR
+    }
+}
+
+#[test]
+fn a_trial_says_each_line_as_it_knows_it() {
+    let mut registry = BackendRegistry::empty();
+    let plugin = loaded::<WithTrial>();
+    let origin = PluginOrigin { path: "/test.so".into(), version: plugin.version.clone() };
+    registry.add_plugin(plugin.registered(), origin, plugin.trial()).unwrap();
+    let mut lines = Vec::new();
+    let mut write = |line: &str| lines.push(line.to_owned());
+    assert!(registry.run_trial(&id("null"), Path::new("/vendor.so"), &mut write));
+    assert!(!registry.run_trial(&id("other"), Path::new("/vendor.so"), &mut write));
+    assert_eq!(lines, ["trying /vendor.so", "it works"]);
+
+    // One that has nothing to try, and an older one that could not have.
+    assert!(loaded::<Null>().trial().is_none());
+    assert!(
+        open_raw(ended_at::<WithTrial>(offset_of!(BackendTable, trial))).unwrap().trial().is_none()
+    );
 }
 
 #[test]

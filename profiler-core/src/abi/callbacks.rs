@@ -73,6 +73,27 @@ unsafe extern "C" fn receive(ctx: *mut c_void, piece: Text) {
     received.bytes.extend_from_slice(&piece[..piece.len().min(room)]);
 }
 
+/// Where the lines of a trial go.
+pub(super) struct Lines<'a> {
+    pub(super) write: &'a mut dyn FnMut(&str),
+}
+
+impl Lines<'_> {
+    /// Where the plugin's answer goes, for one call.
+    pub(super) fn answer(&mut self) -> Answer {
+        Answer { ctx: (&raw mut *self).cast(), write: pass_on }
+    }
+}
+
+unsafe extern "C" fn pass_on(ctx: *mut c_void, line: Text) {
+    // SAFETY: `ctx` is of `Lines::answer`, used on the thread and during the call it was made for,
+    // which the ABI demands of the plugin.
+    let Some(lines) = (unsafe { ctx.cast::<Lines<'_>>().as_mut() }) else { return };
+    // SAFETY: the ABI demands a text that lives through the call.
+    let line = unsafe { text(line) };
+    quietly((), || (lines.write)(&line));
+}
+
 /// The host behind a `ctx`.
 ///
 /// # Safety

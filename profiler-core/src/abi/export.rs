@@ -2,15 +2,18 @@
 #![expect(unsafe_code, reason = "implements functions of a C interface")]
 
 use std::any::Any;
+use std::ffi::OsStr;
 use std::mem::size_of;
+use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::backend::{BackendRole, ProfileSession, ProfilerBackend, SessionConfig};
 use crate::clock::ClockSource;
 use crate::error::BackendError;
-use crate::registry::BackendRegistration;
+use crate::registry::{BackendRegistration, Trial};
 use crate::sink::RecordSink;
 
 use super::host_handle::HostHandle;
@@ -28,9 +31,18 @@ use super::table::{
 /// ```ignore
 /// profiler_core::export_backend!(backend_cuda::REGISTRATION);
 /// ```
+///
+/// A backend that has libraries tried by another process passes its
+/// [`TrialRegistration`](crate::registry::TrialRegistration) as well.
 #[macro_export]
 macro_rules! export_backend {
     ($registration:expr) => {
+        $crate::export_backend!(@ $registration, None);
+    };
+    ($registration:expr, $trial:expr) => {
+        $crate::export_backend!(@ $registration, Some($trial.run));
+    };
+    (@ $registration:expr, $trial:expr) => {
         #[cfg(not(panic = "unwind"))]
         compile_error!(
             "a plugin is built with panic = \"unwind\": what panics in it must stop at its door, \
@@ -44,6 +56,7 @@ macro_rules! export_backend {
 
             impl $crate::abi::Exported for Plugin {
                 const REGISTRATION: $crate::registry::BackendRegistration = $registration;
+                const TRIAL: Option<$crate::registry::Trial> = $trial;
 
                 fn door() -> &'static $crate::abi::Door {
                     &DOOR
@@ -65,6 +78,9 @@ macro_rules! export_backend {
 pub trait Exported: 'static {
     /// The backend.
     const REGISTRATION: BackendRegistration;
+
+    /// What it tries in a process of its own, where there is something.
+    const TRIAL: Option<Trial> = None;
 
     /// The plugin's one door.
     fn door() -> &'static Door;
@@ -105,6 +121,10 @@ pub const fn table<E: Exported>(version: &'static str) -> BackendTable {
         stop: stop::<E>,
         close: close::<E>,
         flush: Some(flush::<E>),
+        trial: match E::TRIAL {
+            Some(_) => Some(trial::<E>),
+            None => None,
+        },
     }
 }
 
@@ -186,6 +206,17 @@ unsafe extern "C" fn close<E: Exported>(session: SessionHandle, answer: *const A
     })
 }
 
+unsafe extern "C" fn trial<E: Exported>(library: Text, answer: *const Answer) -> Status {
+    guarded::<E>(answer, || {
+        // SAFETY: the ABI demands a text that lives through the call.
+        let library = unsafe { library.bytes() }.unwrap_or_default();
+        if let Some(run) = E::TRIAL {
+            run(Path::new(OsStr::from_bytes(library)), &mut |line| say_text(answer, line));
+        }
+        Ok(())
+    })
+}
+
 fn backend<E: Exported>() -> &'static dyn ProfilerBackend {
     E::door().backend.get_or_init(E::REGISTRATION.make).as_ref()
 }
@@ -226,13 +257,18 @@ fn guarded<E: Exported>(
 
 /// Answers the host.
 fn say<T: serde::Serialize>(answer: *const Answer, body: &T) {
+    // Nothing that crosses has keys that JSON cannot have; without a text the host says so.
+    if let Ok(text) = message::write(body) {
+        say_text(answer, &text);
+    }
+}
+
+fn say_text(answer: *const Answer, text: &str) {
     // SAFETY: the ABI demands null or an answer that lives through the call.
     let Some(answer) = (unsafe { answer.as_ref() }) else { return };
-    // Nothing that crosses has keys that JSON cannot have; without a text the host says so.
-    let Ok(text) = message::write(body) else { return };
     // SAFETY: the text lives through the call, and the host's function is called on the thread and
     // during the call that it was given to.
-    unsafe { (answer.write)(answer.ctx, Text::of(&text)) }
+    unsafe { (answer.write)(answer.ctx, Text::of(text)) }
 }
 
 fn refused(field: &str, reason: &str) -> BackendError {

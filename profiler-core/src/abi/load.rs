@@ -8,7 +8,7 @@ use std::path::Path;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use crate::backend::{BackendId, BackendRole};
-use crate::registry::RegisteredBackend;
+use crate::registry::{PluginTrial, RegisteredBackend};
 
 use super::error::PluginError;
 use super::plugin_backend::PluginBackend;
@@ -45,6 +45,19 @@ impl LoadedPlugin {
             priority: self.priority,
             backend: Box::new(self.backend.clone()),
         }
+    }
+
+    /// What it has tried in a process of its own, where there is something.
+    #[must_use]
+    pub fn trial(&self) -> Option<PluginTrial> {
+        let backend = self.backend.clone();
+        self.backend.has_trial().then(|| -> PluginTrial {
+            Box::new(move |library, write| {
+                if let Err(error) = backend.run_trial(library, write) {
+                    write(&error.to_string());
+                }
+            })
+        })
     }
 }
 

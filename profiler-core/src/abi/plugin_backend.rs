@@ -1,6 +1,8 @@
 //! The host's side of the door: the two traits over a table.
 #![expect(unsafe_code, reason = "calls functions of another library by pointer")]
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::error::{BackendError, chain};
 use crate::probe::ProbeReport;
 use crate::sink::RecordSink;
 
-use super::callbacks::{Host, Received};
+use super::callbacks::{Host, Lines, Received};
 use super::message::{self, ErrorMessage, MessageError};
 use super::table::{Answer, BackendTable, SessionHandle, Status, Text, status};
 
@@ -29,6 +31,37 @@ struct Plugin {
 impl PluginBackend {
     pub(super) fn new(table: BackendTable, id: BackendId) -> Self {
         Self { plugin: Arc::new(Plugin { table, id, panicked: OnceLock::new() }) }
+    }
+}
+
+impl PluginBackend {
+    /// Whether it has libraries tried by another process before it loads them.
+    pub(super) fn has_trial(&self) -> bool {
+        self.plugin.table.trial.is_some()
+    }
+
+    /// Tries a library; this process may die of it. The writer gets each line as soon as it is
+    /// known.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Panicked`].
+    pub fn run_trial(
+        &self,
+        library: &Path,
+        write: &mut dyn FnMut(&str),
+    ) -> Result<(), BackendError> {
+        let mut lines = Lines { write };
+        let answer = lines.answer();
+        let path = library.as_os_str().as_bytes();
+        let path = Text { ptr: path.as_ptr().cast(), len: path.len() };
+        self.plugin.call(|table, _| match table.trial {
+            // SAFETY: the table was checked when it was loaded; what is passed lives through the
+            // call.
+            Some(trial) => unsafe { trial(path, &raw const answer) },
+            None => status::OK,
+        })?;
+        Ok(())
     }
 }
 

@@ -168,6 +168,9 @@ pub struct BackendTable {
     /// Asks the driver for what it holds. Absent where rows come by themselves.
     pub flush:
         Option<unsafe extern "C" fn(session: SessionHandle, answer: *const Answer) -> Status>,
+    /// Tries the library at a path, in a process that may die of it. Each piece of the answer is a
+    /// line, passed on at once. Absent where nothing needs to be tried.
+    pub trial: Option<unsafe extern "C" fn(library: Text, answer: *const Answer) -> Status>,
 }
 
 // SAFETY: functions, numbers and texts that live for ever and that nobody writes.

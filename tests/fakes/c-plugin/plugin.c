@@ -31,10 +31,11 @@ _Static_assert(sizeof(omniprof_answer) == 16, "answer");
 _Static_assert(sizeof(omniprof_batch) == 48, "batch");
 _Static_assert(sizeof(omniprof_loss) == 40, "loss");
 _Static_assert(sizeof(omniprof_host) == 80, "host");
-_Static_assert(sizeof(omniprof_backend_table) == 104, "table");
+_Static_assert(sizeof(omniprof_backend_table) == 112, "table");
 _Static_assert(offsetof(omniprof_host, clock) == 72, "host.clock");
 _Static_assert(offsetof(omniprof_backend_table, probe) == 56, "table.probe");
 _Static_assert(offsetof(omniprof_backend_table, flush) == 96, "table.flush");
+_Static_assert(offsetof(omniprof_backend_table, trial) == 104, "table.trial");
 _Static_assert(offsetof(omniprof_batch, rows) == 16, "batch.rows");
 _Static_assert(offsetof(omniprof_loss, cause) == 10, "loss.cause");
 

@@ -60,7 +60,8 @@ pub(crate) fn add_from(registry: &mut BackendRegistry, dir: &Path) {
             Ok((path, plugin)) => {
                 let origin = PluginOrigin { path, version: plugin.version.clone() };
                 // The id is free: that was asked above, and nobody else has the registry.
-                let _added: Result<(), _> = registry.add_plugin(plugin.registered(), origin);
+                let _added: Result<(), _> =
+                    registry.add_plugin(plugin.registered(), origin, plugin.trial());
             }
             Err(error) => refuse(registry, path, error.code(), &error),
         }
