@@ -8,6 +8,7 @@ use profiler_core::backend::{
     BackendId, DriverState, ProfileSession, ProfilerBackend, SessionConfig,
 };
 use profiler_core::clock::ClockSource;
+use profiler_core::environment::variable;
 use profiler_core::error::BackendError;
 use profiler_core::probe::{DeviceInfo, ProbeReport};
 use profiler_core::sink::RecordSink;
@@ -18,6 +19,10 @@ use crate::session::CudaSession;
 
 /// The environment variable that names a libcupti, for where none is loaded yet.
 const LIBRARY_VARIABLE: &str = "OMNIPROF_LIBCUPTI";
+
+/// The environment variable that names where the machine's files lie, instead of `/`: for
+/// containers that mount them elsewhere, and for stand-ins.
+const ROOT_VARIABLE: &str = "OMNIPROF_CUDA_ROOT";
 
 /// How long CUPTI stays attached without a session, where nobody says.
 const DETACH_AFTER: Duration = Duration::from_secs(60);
@@ -55,7 +60,10 @@ impl CudaBackend {
     /// The backend, looking at this machine and this process's environment.
     #[must_use]
     pub fn new() -> Self {
-        Self::at(Path::new("/"), std::env::var(VISIBLE_DEVICES).ok())
+        let root = variable(ROOT_VARIABLE).filter(|root| !root.is_empty());
+        let root = root.map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let visible = variable(VISIBLE_DEVICES).and_then(|text| text.into_string().ok());
+        Self::at(&root, visible)
     }
 
     /// The backend, looking at a machine whose files lie below `root`, in a process where
@@ -151,7 +159,7 @@ pub(crate) struct Options {
 impl Options {
     fn parse(config: &SessionConfig) -> Result<Self, BackendError> {
         let mut options = Self {
-            libcupti: std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from),
+            libcupti: variable(LIBRARY_VARIABLE).map(PathBuf::from),
             attach_at_once: false,
             detach_after: Some(DETACH_AFTER),
         };

@@ -55,9 +55,13 @@ impl NpuBackend {
     /// The backend, looking at this machine and this process's environment.
     #[must_use]
     pub fn new() -> Self {
-        let root =
-            std::env::var_os(ROOT_VARIABLE).map_or_else(|| PathBuf::from("/"), PathBuf::from);
-        Self::at(&root, std::env::var(VISIBLE_DEVICES).ok())
+        let root = profiler_core::environment::variable(ROOT_VARIABLE)
+            .map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        Self::at(
+            &root,
+            profiler_core::environment::variable(VISIBLE_DEVICES)
+                .and_then(|text| text.into_string().ok()),
+        )
     }
 
     /// The backend, looking at a machine whose files lie below `root`, in a process where
@@ -364,7 +368,7 @@ impl ProfilerBackend for NpuBackend {
 /// `msprof` sets these for the processes that it records; a second profiler would lose its data.
 fn refuse_beside_msprof() -> Result<(), BackendError> {
     for name in ["PROFILER_SAMPLECONFIG", "PROFILING_MODE"] {
-        if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
+        if profiler_core::environment::variable(name).is_some_and(|value| !value.is_empty()) {
             return Err(BackendError::Busy {
                 holder: Some(format!(
                     "msprof records this process ({name} is set), and Ascend allows one profiler: \

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 impl Options {
     /// The library that the environment names.
     pub(crate) fn library_of_environment() -> Option<PathBuf> {
-        std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from)
+        profiler_core::environment::variable(LIBRARY_VARIABLE).map(PathBuf::from)
     }
 
     /// Reads the settings that begin with `npu.`.

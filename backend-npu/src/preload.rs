@@ -7,7 +7,7 @@ use profiler_core::error::BackendError;
 /// Whether the process was started with libmspti in LD_PRELOAD, by the test that the library makes
 /// itself.
 pub(crate) fn is_preloaded() -> bool {
-    std::env::var_os("LD_PRELOAD")
+    profiler_core::environment::variable("LD_PRELOAD")
         .is_some_and(|list| list.to_string_lossy().contains("libmspti.so"))
 }
 

@@ -114,7 +114,7 @@ fn attempt(library: &Path, step: &mut dyn FnMut(String)) -> Result<Capabilities,
 
 /// Loads a companion as libmspti does: of this CANN, else by its name alone.
 fn companion(name: &str, symbols: &[&str]) -> Result<(), Failure> {
-    let home = std::env::var_os("ASCEND_HOME_PATH").map(PathBuf::from);
+    let home = profiler_core::environment::variable("ASCEND_HOME_PATH").map(PathBuf::from);
     let beside = home.map(|home| home.join("lib64").join(name));
     let remedy = if name == "libascend_hal.so" {
         "install the Ascend driver, or give the container /usr/local/Ascend/driver and put its \

@@ -17,6 +17,7 @@ pub mod config;
 pub mod conformance;
 pub mod control;
 pub mod descriptor;
+pub mod environment;
 pub mod error;
 pub mod identity;
 pub mod inject_env;

@@ -31,9 +31,9 @@ impl Homes {
     pub(crate) fn of_this_process(configured: Option<PathBuf>) -> Self {
         Self {
             configured,
-            home: std::env::var_os("ASCEND_HOME_PATH"),
-            toolkit: std::env::var_os("ASCEND_TOOLKIT_HOME"),
-            search: std::env::var_os("LD_LIBRARY_PATH"),
+            home: profiler_core::environment::variable("ASCEND_HOME_PATH"),
+            toolkit: profiler_core::environment::variable("ASCEND_TOOLKIT_HOME"),
+            search: profiler_core::environment::variable("LD_LIBRARY_PATH"),
         }
     }
 

@@ -11,6 +11,7 @@ use common::{
     threads,
 };
 use profiler_core::control::FromAgent;
+use profiler_core::probe::ProbeReport;
 
 /// Opens the stand-in for the driver when it is told to.
 const OPENS_DEVICE: &str = "\
@@ -139,32 +140,76 @@ fn no_door_is_open_where_processes_are_looked_at_from_outside() {
     assert_eq!(child.ended(), Some(0));
 }
 
+/// Has a libcupti and a device, opens it, launches as it is told and counts what CUPTI was asked.
+const LAUNCHES: &str = "\
+import ctypes, os, sys
+cupti = ctypes.CDLL(os.environ['OMNIPROF_TEST_CUPTI'], ctypes.RTLD_GLOBAL)
+cupti.fake_all_calls.restype = ctypes.c_uint64
+cupti.fake_launch.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32]
+assert ctypes.CDLL(os.environ['OMNIPROF_TEST_CUDA']).cuInit(0) == 0
+print('opened', flush=True)
+for line in sys.stdin:
+    if line == 'launch\\n':
+        cupti.fake_launch(b'a_kernel', 1000, 7, 32)
+        print('launched', flush=True)
+    elif line == 'count\\n':
+        print(cupti.fake_all_calls(), flush=True)
+    else:
+        break
+";
+
+/// A machine with a device, and the vendor's library.
+fn with_device(launcher: &Launcher, folder: &Path) -> std::process::Command {
+    let cupti = folder.join("libcupti.so.13");
+    std::fs::copy(fake_cupti(), &cupti).unwrap();
+    std::fs::create_dir(folder.join("dev")).unwrap();
+    std::fs::write(folder.join("dev/nvidia0"), "").unwrap();
+    let mut command = launcher.python(LAUNCHES);
+    command
+        .env_remove("CUDA_VISIBLE_DEVICES")
+        .env("CUDA_INJECTION64_PATH", injected_file())
+        .env("OMNIPROF_CUDA_ROOT", folder)
+        .env("OMNIPROF_TEST_CUPTI", &cupti);
+    command
+}
+
 #[test]
 fn joined_and_idle_nothing_is_asked_of_the_driver() {
     let launcher = Launcher::new();
     let folder = tempfile::tempdir().unwrap();
-    let cupti = folder.path().join("libcupti.so.13");
-    std::fs::copy(fake_cupti(), &cupti).unwrap();
-    let program = "\
-import ctypes, os
-cupti = ctypes.CDLL(os.environ['OMNIPROF_TEST_CUPTI'], ctypes.RTLD_GLOBAL)
-cupti.fake_all_calls.restype = ctypes.c_uint64
-assert ctypes.CDLL(os.environ['OMNIPROF_TEST_CUDA']).cuInit(0) == 0
-print('opened', flush=True)
-input()
-print(cupti.fake_all_calls(), flush=True)
-input()
-";
-    let mut command = launcher.python(program);
-    command.env("CUDA_INJECTION64_PATH", injected_file()).env("OMNIPROF_TEST_CUPTI", &cupti);
-    let mut child = Spoken::start(&mut command);
+    let mut child = Spoken::start(&mut with_device(&launcher, folder.path()));
     assert_eq!(child.hear(), "opened");
     let (_worker, hello) = launcher.worker();
-    // The backend has looked for its device and found the library by now.
-    assert!(hello.backends.iter().any(|backend| backend.id.to_string() == "cuda"));
+    let cuda = hello.backends.iter().find(|backend| backend.id.to_string() == "cuda").unwrap();
+    assert!(matches!(cuda.report, ProbeReport::Available { .. }), "{cuda:?}");
     child.say("count");
     assert_eq!(child.hear(), "0", "calls of CUPTI");
     assert_eq!(threads(child.child.id()).len(), 2, "the program's and one");
+    child.say("end");
+    assert_eq!(child.ended(), Some(0));
+}
+
+#[test]
+fn a_program_that_knows_nothing_of_it_is_captured() {
+    let launcher = Launcher::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Spoken::start(&mut with_device(&launcher, folder.path()));
+    assert_eq!(child.hear(), "opened");
+    let (mut worker, _hello) = launcher.worker();
+    for fence in 1..=3 {
+        let spool = spool_file();
+        let mut arm = arm(fence);
+        arm.capture.device = true;
+        arm.capture.device_required = true;
+        let armed = worker.start(arm, &spool.file).unwrap();
+        assert_eq!(armed.backend.map(|id| id.to_string()).as_deref(), Some("cuda"));
+        child.say("launch");
+        assert_eq!(child.hear(), "launched");
+        let result = worker.stop(fence);
+        assert!(result.error.is_none() && result.degraded.is_none(), "{result:?}");
+        assert_eq!(result.rows.get("kernel"), Some(&1000), "{result:?}");
+        assert!(result.lost.is_empty(), "{result:?}");
+    }
     child.say("end");
     assert_eq!(child.ended(), Some(0));
 }

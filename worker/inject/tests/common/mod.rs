@@ -47,9 +47,17 @@ pub fn injected_file() -> &'static Path {
     })
 }
 
+/// The stand-in for the driver, under the driver's name: a backend looks for that.
 pub fn fake_cuda() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| build("fake-cuda", "libfake_cuda.so"))
+    FILE.get_or_init(|| {
+        let built = build("fake-cuda", "libfake_cuda.so");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        let named = folder.join("libcuda.so.1");
+        std::fs::copy(built, &named).unwrap();
+        named
+    })
 }
 
 pub fn fake_cupti() -> &'static Path {
