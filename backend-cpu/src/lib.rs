@@ -1,4 +1,5 @@
-//! The host's side of a process: sampled stacks of all its threads, and its counters.
+//! The host's side of a process: sampled stacks of all its threads, its counters, and the operators
+//! of libtorch where it has that loaded.
 //!
 //! Stacks are sampled by perf events with a software clock: the kernel copies registers and the
 //! top of the stack into a ring, one thread of ours drains it, unwinds with the modules' own
@@ -15,6 +16,7 @@ mod elf;
 mod intake;
 mod maps;
 mod modules;
+mod operators;
 mod perf;
 mod perf_record;
 mod perf_sampler;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use profiler_core::backend::SessionConfig;
 use profiler_core::error::BackendError;
 
+use crate::operators::OperatorPlan;
 use crate::perf_sampler::Layout;
 
 /// The settings of a session.
@@ -14,8 +15,7 @@ pub(crate) struct Plan {
     pub(crate) sample_hz: u32,
     pub(crate) sampler: SamplerChoice,
     pub(crate) layout: Option<Layout>,
-    /// Operators were asked for, which this backend does not record yet.
-    pub(crate) operators: bool,
+    pub(crate) operators: OperatorPlan,
     pub(crate) counters: bool,
     pub(crate) counter_period: Duration,
 }
@@ -45,7 +45,7 @@ impl Plan {
             sample_hz: config.sample_hz,
             sampler: SamplerChoice::Automatic,
             layout: None,
-            operators: config.operators,
+            operators: OperatorPlan { rows: config.operators, shapes: config.record_shapes },
             counters: config.counters,
             counter_period: Duration::from_millis(100),
         };

@@ -50,9 +50,6 @@ impl Recorder {
         self.shared.tell_ready();
 
         let mut notes = Vec::new();
-        if self.plan.operators {
-            notes.push("operators were asked for: this release records none".to_owned());
-        }
         if self.plan.samples {
             notes.extend(sampler.note(&why));
         }

@@ -14,6 +14,7 @@ use profiler_core::sink::{RecordSink, StreamInfo};
 
 use crate::counters::Counters;
 use crate::intake::Intake;
+use crate::operators::Operators;
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::recorder::Recorder;
@@ -22,6 +23,9 @@ use crate::shared::{Shared, Waited};
 
 /// How long the thread may take to attach; a thousand threads take some 50 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+const OUTSIDE: &str = "operators are recorded from inside a process only: start it under `omniprof \
+                       run`, or embed the agent";
 
 /// How long a flush may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
@@ -32,6 +36,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// A session of the CPU backend.
 pub(crate) struct CpuSession {
     state: State,
+    /// `None`: another process is recorded, whose operators cannot be had from outside.
+    operators: Option<Operators>,
     shared: Arc<Shared>,
     drain: Duration,
     /// The process that opened the session: in a forked child its thread does not exist.
@@ -78,6 +84,14 @@ impl CpuSession {
             intake = Some(Intake::new(Arc::clone(&process), Arc::clone(&clock), rows));
         }
         let drain = Duration::from_millis(config.drain_ms);
+        let is_own = config.target_pid.is_none_or(|pid| pid == std::process::id());
+        let mut operators = None;
+        if is_own {
+            operators = Some(Operators::open(plan.operators, &sink, &clock)?);
+        } else if plan.operators.rows {
+            sink.fact("cpu.operators", "none");
+            sink.fact("cpu.operators.reason", OUTSIDE);
+        }
         let recorder = Recorder {
             plan,
             process,
@@ -89,7 +103,7 @@ impl CpuSession {
             most_bytes: 0,
         };
         let state = State::Open(Box::new(recorder));
-        Ok(Self { state, shared, drain, owner: std::process::id() })
+        Ok(Self { state, operators, shared, drain, owner: std::process::id() })
     }
 
     fn end(&mut self, drain: Duration) -> Result<SessionSummary, BackendError> {
@@ -102,10 +116,19 @@ impl CpuSession {
         };
         if self.owner != std::process::id() {
             let _never_joined = ManuallyDrop::new(thread);
+            if let Some(operators) = &mut self.operators {
+                operators.forget();
+            }
             return Err(BackendError::NotStarted);
         }
-        match self.shared.stop(drain.saturating_add(STOP_GRACE)) {
-            Waited::Done | Waited::Ended => join(thread),
+        let timeout = drain.saturating_add(STOP_GRACE);
+        let notes = self.operators.take().map(|mut operators| operators.stop(timeout));
+        match self.shared.stop(timeout) {
+            Waited::Done | Waited::Ended => {
+                let mut summary = join(thread)?;
+                summary.notes.extend(notes.unwrap_or_default());
+                Ok(summary)
+            }
             Waited::TimedOut => Err(timed_out("end the recorder's thread")),
         }
     }
@@ -124,6 +147,13 @@ impl ProfileSession for CpuSession {
         match self.shared.wait_ready(START_TIMEOUT) {
             Waited::Done => {
                 self.state = State::Recording(thread);
+                if let Some(operators) = &mut self.operators
+                    && let Err(error) = operators.start()
+                {
+                    // What ends here was never begun as a whole; the first error is told.
+                    let _ended: Result<SessionSummary, BackendError> = self.end(Duration::ZERO);
+                    return Err(error);
+                }
                 Ok(())
             }
             Waited::Ended => match join(thread) {
@@ -142,6 +172,9 @@ impl ProfileSession for CpuSession {
         if !matches!(self.state, State::Recording(_)) || self.owner != std::process::id() {
             return Err(BackendError::NotStarted);
         }
+        if let Some(operators) = &self.operators {
+            operators.flush(FLUSH_TIMEOUT);
+        }
         match self.shared.flush(FLUSH_TIMEOUT) {
             // The thread is at it: a busy machine may need more than the time we wait.
             Waited::Done | Waited::TimedOut => Ok(()),
@@ -157,6 +190,11 @@ impl ProfileSession for CpuSession {
 
 impl Drop for CpuSession {
     fn drop(&mut self) {
+        if self.owner != std::process::id()
+            && let Some(operators) = &mut self.operators
+        {
+            operators.forget();
+        }
         // Not started, or stopped before: nothing to end.
         let _summary: Result<SessionSummary, BackendError> = self.end(self.drain);
     }

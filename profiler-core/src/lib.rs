@@ -32,6 +32,7 @@ pub mod secret;
 pub mod sink;
 pub mod socket_path;
 pub mod spool;
+pub mod step_names;
 #[cfg(feature = "conformance")]
 pub mod synthetic;
 pub mod thread;
