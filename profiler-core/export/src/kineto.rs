@@ -19,6 +19,7 @@ use profiler_core::record::{
 
 use crate::capture::{Definitions, Place, Worker};
 use crate::label::{self, CATEGORIES, Label};
+use crate::operator_links::{Links, OperatorLinks, SlicePlace};
 use crate::pids::Pids;
 use crate::timeline::{Draw, Drawn, ItemKind, Lane, TimelineCounts};
 
@@ -43,7 +44,10 @@ pub(crate) struct Kineto<W> {
     heads: Vec<Vec<Head>>,
     other_heads: HashMap<(usize, Label), Head>,
     configs: ConfigArgs,
+    operators: OperatorLinks,
     next_correlation: u64,
+    /// Arrows from forward to backward operators so far.
+    forward_arrows: u64,
     events: u64,
 }
 
@@ -91,6 +95,8 @@ impl<W: Write> Kineto<W> {
             heads: vec![Vec::new(); CATEGORIES.len()],
             other_heads: HashMap::new(),
             configs: ConfigArgs::default(),
+            operators: OperatorLinks::new(),
+            forward_arrows: 0,
             next_correlation: FIRST_OWN_CORRELATION,
             events: 0,
         }
@@ -182,7 +188,7 @@ impl<W: Write> Kineto<W> {
         }
     }
 
-    fn complete(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()> {
+    fn complete(&mut self, lane: usize, drawn: &Drawn<'_>, links: Links) -> io::Result<()> {
         let (category, name) = self.head(drawn);
         self.begin_event();
         let start = self.since_base(drawn.item.start);
@@ -207,8 +213,11 @@ impl<W: Write> Kineto<W> {
             self.next_correlation += 1;
         }
         let full = self.args == EventArguments::Full;
-        args::append(buffer, &mut self.configs, drawn, correlation, full);
+        args::append(buffer, &mut self.configs, drawn, correlation, links.operator, full);
         buffer.extend_from_slice(b"}}");
+        if let Some(forward) = links.forward {
+            self.forward_arrow(forward, SlicePlace { lane, start: drawn.item.start });
+        }
         if known && launches {
             self.arrow(lane, drawn.worker, correlation, start, false);
         } else if known && is_device {
@@ -232,6 +241,27 @@ impl<W: Write> Kineto<W> {
             false => br#","cat":"ac2g","name":"ac2g"}"#,
         };
         buffer.extend_from_slice(tail);
+    }
+}
+
+impl<W: Write> Kineto<W> {
+    /// The arrow from a forward operator to its backward one.
+    fn forward_arrow(&mut self, from: SlicePlace, to: SlicePlace) {
+        self.forward_arrows += 1;
+        for (place, head, tail) in [
+            (from, &br#"{"ph":"s","id":"#[..], &br#","cat":"fwdbwd","name":"fwdbwd"}"#[..]),
+            (to, br#"{"ph":"f","id":"#, br#","cat":"fwdbwd","name":"fwdbwd","bp":"e"}"#),
+        ] {
+            self.begin_event();
+            let at = self.since_base(place.start);
+            let buffer = &mut self.buffer;
+            buffer.extend_from_slice(head);
+            number(buffer, self.forward_arrows);
+            buffer.extend_from_slice(br#","pid":"#);
+            buffer.extend_from_slice(&self.lanes[place.lane].place);
+            time(buffer, at);
+            buffer.extend_from_slice(tail);
+        }
     }
 }
 
@@ -271,11 +301,13 @@ impl<W: Write> Draw for Kineto<W> {
 
     #[inline]
     fn slice(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()> {
-        self.complete(lane, drawn)
+        let links = self.operators.begin(lane, drawn);
+        self.complete(lane, drawn, links)
     }
 
     #[inline]
-    fn end_slice(&mut self, _lane: usize, _at: u64) -> io::Result<()> {
+    fn end_slice(&mut self, lane: usize, _at: u64) -> io::Result<()> {
+        self.operators.end(lane);
         Ok(())
     }
 
@@ -292,7 +324,7 @@ impl<W: Write> Draw for Kineto<W> {
         buffer.extend_from_slice(&self.lanes[lane].place);
         time(buffer, at);
         buffer.extend_from_slice(br#","args":{"#);
-        args::append(buffer, &mut self.configs, drawn, 0, self.args == EventArguments::Full);
+        args::append(buffer, &mut self.configs, drawn, 0, 0, self.args == EventArguments::Full);
         buffer.extend_from_slice(b"}}");
         self.spill()
     }

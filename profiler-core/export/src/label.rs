@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use profiler_core::record::{
-    ApiCall, ApiDomain, CopyKind, Memcpy, Memory, MemoryKind, Memset, Step, StringId,
-    Synchronization, SynchronizationKind,
+    ApiCall, ApiDomain, CopyKind, Memcpy, Memory, MemoryKind, Memset, Operator, OperatorScope,
+    Step, StringId, Synchronization, SynchronizationKind,
 };
 
 use crate::capture::Definitions;
@@ -120,7 +120,11 @@ pub(crate) fn category(drawn: &Drawn<'_>) -> usize {
         ItemKind::Communication => 3,
         ItemKind::Synchronization => 4,
         ItemKind::Overhead => 5,
-        ItemKind::Operator => 6,
+        ItemKind::Operator => match OperatorScope::from_number(drawn.row::<Operator>().scope) {
+            // What the user marked is no operator of the framework.
+            Some(OperatorScope::UserScope) => 7,
+            _ => 6,
+        },
         ItemKind::Span => 7,
         ItemKind::Step => 8,
         ItemKind::Marker => 9,

@@ -9,6 +9,8 @@ pub mod folded;
 pub mod gzip;
 mod kineto;
 mod label;
+mod operator_links;
+mod operator_shapes;
 pub mod parquet;
 mod pftrace;
 mod pids;

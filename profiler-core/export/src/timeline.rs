@@ -319,7 +319,10 @@ impl Tracks {
         horizon: impl Fn(u32) -> u64,
     ) -> io::Result<()> {
         let Self { tracks, arena, kept_items, lanes, counts, .. } = self;
-        for track in tracks.iter_mut() {
+        // Threads first: what they launched is known then when it begins on a device.
+        let mut order: Vec<&mut Track> = tracks.iter_mut().collect();
+        order.sort_by_key(|track| !track.key.kind.nests());
+        for track in order {
             let until = horizon(track.key.worker);
             let Some(worker) = workers.get(track.key.worker as usize) else { continue };
             let mut out = Out { draw, worker, definitions, arena, lanes, counts };

@@ -10,6 +10,7 @@ use profiler_core::record::{
 use super::occupancy::Occupancy;
 use super::text::{double, escape, number, signed};
 use crate::capture::Worker;
+use crate::operator_shapes::{self, Input};
 use crate::timeline::{Drawn, ItemKind};
 
 /// What a launch configuration says of a kernel, written once a configuration and device.
@@ -84,17 +85,22 @@ fn six_digits(out: &mut Vec<u8>, value: f32) {
     out.extend_from_slice(text.trim_end_matches('0').trim_end_matches('.').as_bytes());
 }
 
-/// Appends the arguments between the braces.
+/// Appends the arguments between the braces; `operator` is the number of the operator that the
+/// slice is or belongs to, 0 = none.
 #[inline]
 pub(super) fn append(
     out: &mut Vec<u8>,
     configs: &mut ConfigArgs,
     drawn: &Drawn<'_>,
     correlation: u64,
+    operator: u64,
     full: bool,
 ) {
     let from = out.len();
     append_fields(out, configs, drawn, correlation, full);
+    if operator != 0 {
+        field(out, "External id", operator);
+    }
     // Every field but a kind's first brings its comma.
     if out.get(from) == Some(&b',') {
         out.remove(from);
@@ -210,15 +216,55 @@ fn synchronization(out: &mut Vec<u8>, row: &Synchronization, correlation: u64) {
 }
 
 fn operator(out: &mut Vec<u8>, drawn: &Drawn<'_>, row: &Operator, full: bool) {
-    out.extend_from_slice(br#""Sequence number":"#);
-    signed(out, row.sequence);
-    field(out, "Fwd thread id", u64::from(row.forward_thread));
-    let shapes = String::from_utf8_lossy(drawn.heap::<Operator>());
+    if row.sequence >= 0 {
+        key(out, "Sequence number");
+        signed(out, row.sequence);
+        field(out, "Fwd thread id", u64::from(row.forward_thread));
+    }
+    let shapes = drawn.heap::<Operator>();
     if full && !shapes.is_empty() {
-        key(out, "Input Dims");
-        escape(out, &shapes);
+        inputs(out, &String::from_utf8_lossy(shapes));
     }
     unfinished(out, row.flags);
+}
+
+/// The inputs of an operator, in three lists as PyTorch writes them.
+fn inputs(out: &mut Vec<u8>, shapes: &str) {
+    let Some(inputs) = operator_shapes::parse(shapes) else {
+        key(out, "Input Dims");
+        escape(out, shapes);
+        return;
+    };
+    let mut list = |name: &str, write: &dyn Fn(&mut Vec<u8>, &Input<'_>)| {
+        key(out, name);
+        out.push(b'[');
+        for (index, input) in inputs.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write(out, input);
+        }
+        out.push(b']');
+    };
+    list("Input Dims", &|out, input| match input {
+        Input::Tensor { sizes, .. } => {
+            out.push(b'[');
+            out.extend_from_slice(sizes.as_bytes());
+            out.push(b']');
+        }
+        Input::Number(_) | Input::Other => out.extend_from_slice(b"[]"),
+    });
+    list("Input type", &|out, input| match input {
+        Input::Tensor { dtype, .. } => escape(out, operator_shapes::pytorch_type(dtype)),
+        Input::Number(_) => escape(out, "Scalar"),
+        Input::Other => escape(out, ""),
+    });
+    list("Concrete Inputs", &|out, input| match input {
+        Input::Number("true") => escape(out, "True"),
+        Input::Number("false") => escape(out, "False"),
+        Input::Number(text) => escape(out, text),
+        Input::Tensor { .. } | Input::Other => escape(out, ""),
+    });
 }
 
 fn memory(out: &mut Vec<u8>, drawn: &Drawn<'_>, row: &Memory) {

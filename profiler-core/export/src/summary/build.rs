@@ -7,6 +7,7 @@ use profiler_core::record::{CopyKind, LossCause, RecordKind, StringId, Synchroni
 
 use super::SummaryOptions;
 use super::by_name::{ByName, Sums};
+use super::device::{DeviceTime, WorkerDeviceTimes};
 use super::distribution::Distribution;
 use super::model::{
     Activity, CounterRow, DeviceRow, FunctionRow, LossRow, MemoryRow, OTHER, SCHEMA_VERSION,
@@ -20,23 +21,36 @@ use crate::symbolize::demangle;
 /// The most functions of a table.
 const MAX_FUNCTIONS: usize = 2048;
 
+/// All that was summed up.
+pub(super) struct Sources<'a> {
+    pub(super) sums: &'a BTreeMap<usize, WorkerSums>,
+    pub(super) shapes: &'a Shapes,
+    pub(super) weights: &'a StackWeights,
+    pub(super) on_device: &'a BTreeMap<usize, WorkerDeviceTimes>,
+}
+
 struct Context<'a> {
     definitions: &'a Definitions,
     shapes: &'a Shapes,
     weights: &'a [(StackKey, Weight)],
+    on_device: &'a BTreeMap<usize, WorkerDeviceTimes>,
 }
 
 pub(super) fn build(
     workers: &[Worker],
     definitions: &Definitions,
-    sums: &BTreeMap<usize, WorkerSums>,
-    shapes: &Shapes,
-    weights: &StackWeights,
+    sources: &Sources<'_>,
     options: &SummaryOptions,
 ) -> Summary {
     let mut names = FrameNames::new(workers, options.symbols.clone());
-    let weights = weights.sorted();
-    let context = Context { definitions, shapes, weights: &weights };
+    let weights = sources.weights.sorted();
+    let sums = sources.sums;
+    let context = Context {
+        definitions,
+        shapes: sources.shapes,
+        weights: &weights,
+        on_device: sources.on_device,
+    };
     let empty = WorkerSums::default();
 
     let mut summary = Summary {
@@ -198,8 +212,13 @@ fn tables(
     let readable = |id: StringId| demangle(context.definitions.string(id)).into_owned();
     Tables {
         spans: times(&merged(members, |sums| &sums.spans), text, true),
-        operators: times(&merged(members, |sums| &sums.operators), text, true),
-        operators_by_shape: by_shape(&merged(members, |sums| &sums.operators_by_shape), context),
+        operators: operators(members, context),
+        operators_by_shape: by_shape(members, context),
+        unattributed: members
+            .iter()
+            .filter_map(|(w, _)| context.on_device.get(&w.index))
+            .map(|times| times.unattributed)
+            .sum(),
         functions: functions(members, context, names),
         kernels: times(&merged(members, |sums| &sums.kernels), readable, false),
         api_calls: times(&merged(members, |sums| &sums.api_calls), text, false),
@@ -244,7 +263,27 @@ fn times<K: Copy + Ord + std::hash::Hash>(
     rows
 }
 
-fn by_shape(table: &ByName<(StringId, u32)>, context: &Context<'_>) -> Vec<ShapeRow> {
+fn operators(members: &[(&Worker, &WorkerSums)], context: &Context<'_>) -> Vec<TimeRow> {
+    let on_device = device_times(members, context, |times| &times.by_name);
+    let table = merged(members, |sums| &sums.operators);
+    let sorted = table.sorted();
+    let all = total_of(&sorted, true);
+    let mut rows: Vec<TimeRow> = sorted
+        .iter()
+        .map(|&(name, sums)| {
+            let text = name.map_or(OTHER, |name| context.definitions.string(name));
+            let mut row = time_row(text.to_owned(), sums, all, true);
+            add_device(&mut row, &on_device, name);
+            row
+        })
+        .collect();
+    sort(&mut rows, |row| row);
+    rows
+}
+
+fn by_shape(members: &[(&Worker, &WorkerSums)], context: &Context<'_>) -> Vec<ShapeRow> {
+    let on_device = device_times(members, context, |times| &times.by_shape);
+    let table = merged(members, |sums| &sums.operators_by_shape);
     let sorted = table.sorted();
     let all = total_of(&sorted, true);
     let mut rows: Vec<ShapeRow> = sorted
@@ -256,11 +295,39 @@ fn by_shape(table: &ByName<(StringId, u32)>, context: &Context<'_>) -> Vec<Shape
                 }
                 None => (OTHER, ""),
             };
-            ShapeRow { shapes: shapes.to_owned(), row: time_row(name.to_owned(), sums, all, true) }
+            let mut row = time_row(name.to_owned(), sums, all, true);
+            add_device(&mut row, &on_device, key.map(|(name, shapes)| (name, Some(shapes))));
+            ShapeRow { shapes: shapes.to_owned(), row }
         })
         .collect();
     sort(&mut rows, |row| &row.row);
     rows
+}
+
+/// What the members' operators took on devices; empty where no device was recorded.
+fn device_times<K: Copy + Ord>(
+    members: &[(&Worker, &WorkerSums)],
+    context: &Context<'_>,
+    table: impl Fn(&WorkerDeviceTimes) -> &BTreeMap<K, DeviceTime>,
+) -> BTreeMap<K, DeviceTime> {
+    let mut merged: BTreeMap<K, DeviceTime> = BTreeMap::new();
+    for times in members.iter().filter_map(|(worker, _)| context.on_device.get(&worker.index)) {
+        for (key, time) in table(times) {
+            let sum = merged.entry(*key).or_default();
+            sum.own = sum.own.saturating_add(time.own);
+            sum.total = sum.total.saturating_add(time.total);
+        }
+    }
+    merged
+}
+
+fn add_device<K: Ord>(row: &mut TimeRow, on_device: &BTreeMap<K, DeviceTime>, key: Option<K>) {
+    if on_device.is_empty() {
+        return;
+    }
+    let time = key.and_then(|key| on_device.get(&key)).copied().unwrap_or_default();
+    row.self_device_us = Some(us(time.own));
+    row.device_us = Some(us(time.total));
 }
 
 /// What shares are of: where names enclose each other, the sum of what they took themselves.
@@ -285,6 +352,8 @@ fn time_row(name: String, sums: &Sums, all: u64, has_own: bool) -> TimeRow {
         max_us: us(times.max()),
         stddev_us: times.deviation() / 1000.0,
         unfinished: sums.unfinished,
+        self_device_us: None,
+        device_us: None,
     }
 }
 

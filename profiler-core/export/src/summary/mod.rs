@@ -8,6 +8,7 @@
 mod build;
 mod by_name;
 mod coverage;
+mod device;
 mod distribution;
 mod model;
 mod nesting;
@@ -57,6 +58,7 @@ pub struct SummaryBuilder {
     sums: BTreeMap<usize, WorkerSums>,
     shapes: Shapes,
     stacks: StackWeights,
+    on_device: device::DeviceTimes,
     buckets: usize,
     summary: Summary,
 }
@@ -96,12 +98,16 @@ impl SummaryBuilder {
 }
 
 impl Consumer for SummaryBuilder {
+    fn begin(&mut self, workers: &[Worker]) -> io::Result<()> {
+        self.on_device.begin(workers)
+    }
+
     fn kernels(&mut self, place: &Place<'_>, rows: &[Kernel]) -> io::Result<()> {
         let (sums, buckets, _) = self.of(place);
         for row in rows {
             sums.kernel(row, buckets);
         }
-        Ok(())
+        self.on_device.rows(rows.len(), |timeline| timeline.kernels(place, rows))
     }
 
     fn memcpys(&mut self, place: &Place<'_>, rows: &[Memcpy]) -> io::Result<()> {
@@ -109,7 +115,7 @@ impl Consumer for SummaryBuilder {
         for row in rows {
             sums.memcpy(row, buckets);
         }
-        Ok(())
+        self.on_device.rows(rows.len(), |timeline| timeline.memcpys(place, rows))
     }
 
     fn memsets(&mut self, place: &Place<'_>, rows: &[Memset]) -> io::Result<()> {
@@ -117,7 +123,7 @@ impl Consumer for SummaryBuilder {
         for row in rows {
             sums.memset(row, buckets);
         }
-        Ok(())
+        self.on_device.rows(rows.len(), |timeline| timeline.memsets(place, rows))
     }
 
     fn memory(&mut self, place: &Place<'_>, rows: &[Memory]) -> io::Result<()> {
@@ -133,7 +139,7 @@ impl Consumer for SummaryBuilder {
         for row in rows {
             sums.communication(row, buckets);
         }
-        Ok(())
+        self.on_device.rows(rows.len(), |timeline| timeline.communications(place, rows))
     }
 
     fn api_calls(&mut self, place: &Place<'_>, rows: &[ApiCall]) -> io::Result<()> {
@@ -141,7 +147,7 @@ impl Consumer for SummaryBuilder {
         for row in rows {
             sums.api_call(row, buckets);
         }
-        Ok(())
+        self.on_device.rows(rows.len(), |timeline| timeline.api_calls(place, rows))
     }
 
     fn synchronizations(&mut self, place: &Place<'_>, rows: &[Synchronization]) -> io::Result<()> {
@@ -165,7 +171,7 @@ impl Consumer for SummaryBuilder {
         for row in rows {
             sums.operator(place.stream, row, place.heap, shapes, buckets);
         }
-        Ok(())
+        self.on_device.operators(place, rows)
     }
 
     fn spans(&mut self, place: &Place<'_>, rows: &[Span]) -> io::Result<()> {
@@ -202,14 +208,14 @@ impl Consumer for SummaryBuilder {
     }
 
     fn end(&mut self, workers: &[Worker], definitions: &Definitions) -> io::Result<()> {
-        self.summary = build::build(
-            workers,
-            definitions,
-            &self.sums,
-            &self.shapes,
-            &self.stacks,
-            &self.options,
-        );
+        let on_device = self.on_device.end(workers, definitions, &mut self.shapes)?;
+        let sums = build::Sources {
+            sums: &self.sums,
+            shapes: &self.shapes,
+            weights: &self.stacks,
+            on_device: &on_device,
+        };
+        self.summary = build::build(workers, definitions, &sums, &self.options);
         Ok(())
     }
 }

@@ -114,6 +114,9 @@ pub struct Tables {
     pub operators: Vec<TimeRow>,
     /// Operators by name and input shapes; empty where shapes were not taken.
     pub operators_by_shape: Vec<ShapeRow>,
+    /// Work on devices that was launched outside all operators, where there are operators.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unattributed: u64,
     /// Sampled functions.
     pub functions: Vec<FunctionRow>,
     /// Kernels by name.
@@ -168,6 +171,12 @@ pub struct TimeRow {
     pub stddev_us: f64,
     /// How many had not ended when the window did.
     pub unfinished: u64,
+    /// Of operators, where a device was recorded: the time on it of what they launched themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_device_us: Option<f64>,
+    /// Of operators: that, and of what the operators inside them launched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_us: Option<f64>,
 }
 
 /// An operator with the shapes of its inputs.
@@ -311,4 +320,9 @@ pub struct LossRow {
     pub cause: String,
     /// How many.
     pub count: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

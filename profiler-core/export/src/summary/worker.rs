@@ -13,6 +13,7 @@ use super::by_name::{ByName, Sums};
 use super::coverage::Coverage;
 use super::distribution::Distribution;
 use super::nesting::{ByDepth, ById};
+use crate::operator_shapes;
 use crate::stacks::Weight;
 
 /// The most counters, devices and allocators that are kept apart.
@@ -127,7 +128,9 @@ pub(super) struct DeviceSums {
 /// Texts of shapes, by number.
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
+    /// By the text of the row, to look it up quickly.
     ids: HashMap<Box<str>, u32>,
+    shown: HashMap<Box<str>, u32>,
     texts: Vec<Box<str>>,
 }
 
@@ -135,16 +138,25 @@ impl Shapes {
     /// The number of all texts beyond the bound.
     const REST: u32 = u32::MAX;
 
-    fn intern(&mut self, text: &str) -> u32 {
+    /// The number of what a table shows of such inputs; the values of numbers do not count.
+    pub(super) fn intern(&mut self, text: &str) -> u32 {
         if let Some(&id) = self.ids.get(text) {
             return id;
         }
-        if self.texts.len() >= MAX_SHAPES {
-            return Self::REST;
+        let shown = operator_shapes::table_text(text);
+        let id = match self.shown.get(shown.as_str()) {
+            Some(&id) => id,
+            None if self.texts.len() >= MAX_SHAPES => return Self::REST,
+            None => {
+                let id = self.texts.len() as u32;
+                self.texts.push(shown.as_str().into());
+                self.shown.insert(shown.into(), id);
+                id
+            }
+        };
+        if self.ids.len() < MAX_SHAPES {
+            self.ids.insert(text.into(), id);
         }
-        let id = self.texts.len() as u32;
-        self.texts.push(text.into());
-        self.ids.insert(text.into(), id);
         id
     }
 

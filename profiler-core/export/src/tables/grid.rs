@@ -182,58 +182,69 @@ pub(super) fn self_percent(rows: &[TimeRow]) -> impl Fn(&TimeRow) -> f64 + use<>
     }
 }
 
+/// Of a row of operators, what it took on a device; nothing where none was recorded.
+fn device_cells(row: &TimeRow) -> Vec<Cell> {
+    let (Some(own), Some(total)) = (row.self_device_us, row.device_us) else { return Vec::new() };
+    vec![Cell::Us(own), Cell::Us(total), Cell::Us(total / row.count.max(1) as f64)]
+}
+
+const DEVICE_COLUMNS: [&str; 3] = ["Self device (us)", "Device total (us)", "Device time avg (us)"];
+
 fn operators(rows: &[TimeRow]) -> Grid {
-    let columns = vec![
+    let mut columns = vec![
         "Name",
         "Self CPU %",
         "Self CPU (us)",
         "CPU total %",
         "CPU total (us)",
         "CPU time avg (us)",
-        "# of Calls",
     ];
+    if rows.iter().any(|row| row.device_us.is_some()) {
+        columns.extend(DEVICE_COLUMNS);
+    }
+    columns.push("# of Calls");
     let share = self_percent(rows);
     let mut sorted: Vec<&TimeRow> = rows.iter().collect();
     sorted.sort_by(|a, b| b.self_us.unwrap_or(0.0).total_cmp(&a.self_us.unwrap_or(0.0)));
     let rows = sorted
         .into_iter()
         .map(|row| {
-            vec![
+            let mut cells = vec![
                 Cell::Text(row.name.clone()),
                 Cell::Percent(share(row)),
                 Cell::Us(row.self_us.unwrap_or(0.0)),
                 Cell::Percent(row.percent),
                 Cell::Us(row.total_us),
                 Cell::Us(row.avg_us),
-                Cell::Count(row.count),
-            ]
+            ];
+            cells.extend(device_cells(row));
+            cells.push(Cell::Count(row.count));
+            cells
         })
         .collect();
     Grid { name: "operators", title: "Operators", columns, rows }
 }
 
 fn shapes(rows: &[ShapeRow]) -> Grid {
-    let columns = vec![
-        "Name",
-        "Self CPU (us)",
-        "CPU total %",
-        "CPU total (us)",
-        "CPU time avg (us)",
-        "# of Calls",
-        "Input Shapes",
-    ];
+    let mut columns =
+        vec!["Name", "Self CPU (us)", "CPU total %", "CPU total (us)", "CPU time avg (us)"];
+    if rows.iter().any(|row| row.row.device_us.is_some()) {
+        columns.extend(DEVICE_COLUMNS);
+    }
+    columns.extend(["# of Calls", "Input Shapes"]);
     let rows = rows
         .iter()
         .map(|row| {
-            vec![
+            let mut cells = vec![
                 Cell::Text(row.row.name.clone()),
                 Cell::Us(row.row.self_us.unwrap_or(0.0)),
                 Cell::Percent(row.row.percent),
                 Cell::Us(row.row.total_us),
                 Cell::Us(row.row.avg_us),
-                Cell::Count(row.row.count),
-                Cell::Text(row.shapes.clone()),
-            ]
+            ];
+            cells.extend(device_cells(&row.row));
+            cells.extend([Cell::Count(row.row.count), Cell::Text(row.shapes.clone())]);
+            cells
         })
         .collect();
     Grid { name: "operators_by_shape", title: "Operators by input shapes", columns, rows }

@@ -128,10 +128,10 @@ fn grid(tables: &Tables, units: bool) -> Grid {
             share(row.total_us, cpu),
             time(row.total_us),
             time(row.avg_us),
-            time(0.0),
-            share(0.0, on_device),
-            time(0.0),
-            time(0.0),
+            time(row.self_device_us.unwrap_or(0.0)),
+            share(row.self_device_us.unwrap_or(0.0), on_device),
+            time(row.device_us.unwrap_or(0.0)),
+            time(row.device_us.unwrap_or(0.0) / row.count.max(1) as f64),
             Cell::Count(row.count),
         ]);
     }

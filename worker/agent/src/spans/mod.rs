@@ -391,12 +391,15 @@ pub(crate) fn set_steps(core: &Arc<Core>) {
     STEPPED.store(Some(Arc::clone(core)));
     if let StepSource::Marker(pattern) = &core.step_source {
         pattern::set(core, pattern::StepPattern::parse(pattern));
+        // Ranges of libtorch and NVTX are told by their names, too.
+        profiler_core::step_names::listen(pattern::begin);
         update_flags(|flags| flags | STEPS);
     }
 }
 
 pub(crate) fn clear_steps() {
     STEPPED.store(None);
+    profiler_core::step_names::ignore();
     pattern::clear();
     update_flags(|flags| flags & !STEPS);
 }
