@@ -122,11 +122,13 @@ impl CpuSession {
             return Err(BackendError::NotStarted);
         }
         let timeout = drain.saturating_add(STOP_GRACE);
-        let notes = self.operators.take().map(|mut operators| operators.stop(timeout));
+        let operators = self.operators.take().map(|mut operators| operators.stop(timeout));
         match self.shared.stop(timeout) {
             Waited::Done | Waited::Ended => {
                 let mut summary = join(thread)?;
-                summary.notes.extend(notes.unwrap_or_default());
+                let operators = operators.unwrap_or_default();
+                summary.notes.extend(operators.notes);
+                summary.own_memory_bytes += operators.memory_bytes;
                 Ok(summary)
             }
             Waited::TimedOut => Err(timed_out("end the recorder's thread")),

@@ -197,6 +197,10 @@ fn begin(function: RecordFunction, address: *const u8) {
     let tell = |id: u32, text: &[u8]| pool.append(NAME, &[&id.to_ne_bytes(), text]);
     // SAFETY: libtorch's names end in a zero and live as long as the function.
     let name = unsafe { own.names.id(name, tell) };
+    if name == 0 {
+        MISSED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
     let is_as_expected = LAYOUT_FAULTS.load(Ordering::Relaxed) == 0;
     let scope = if is_as_expected { function.scope() } else { 0 };
     let mut shape_bytes = 0;

@@ -12,7 +12,7 @@ use super::callbacks::{self, Attached, Wanted};
 use super::library::{self, Found};
 use super::rows::{self, Rows, drain};
 use super::session::Lease;
-use super::{entry, shapes, state};
+use super::{OperatorSummary, entry, shapes, state};
 
 /// The memory of chunks, at most.
 const POOL_BYTES: usize = 48 << 20;
@@ -20,6 +20,8 @@ const POOL_BYTES: usize = 48 << 20;
 /// How often chunks are emptied under load, and how often else.
 const BUSY_PERIOD: Duration = Duration::from_millis(10);
 const IDLE_PERIOD: Duration = Duration::from_millis(100);
+/// The same where anything came at all: new threads may come as well, and need a state each.
+const SOME_PERIOD: Duration = Duration::from_millis(20);
 /// What makes a load, in bytes a round.
 const BUSY_BYTES: u64 = 256 << 10;
 
@@ -147,8 +149,8 @@ impl Collector {
         }
     }
 
-    /// Records until the session says stop; what a person should know.
-    pub(super) fn run(mut self) -> Vec<String> {
+    /// Records until the session says stop.
+    pub(super) fn run(mut self) -> OperatorSummary {
         let (pool, mut chunks) = chunks(POOL_BYTES);
         self.looked_at = self.instant();
         let mut recording = None;
@@ -176,8 +178,8 @@ impl Collector {
             self.finish_round(&mut chunks);
             period = match bytes {
                 bytes if bytes >= BUSY_BYTES => BUSY_PERIOD,
-                0 => IDLE_PERIOD,
-                _ => (period * 2).min(IDLE_PERIOD),
+                0 => (period * 2).min(IDLE_PERIOD),
+                _ => SOME_PERIOD,
             };
             if self.rows.is_closed() {
                 callbacks::switch_off();
@@ -283,7 +285,7 @@ impl Collector {
         self.rows.lost(lost, from, now);
     }
 
-    fn end(mut self, chunks: &mut ChunkCollector, recording: Option<u32>) -> Vec<String> {
+    fn end(mut self, chunks: &mut ChunkCollector, recording: Option<u32>) -> OperatorSummary {
         if let Some(attached) = self.attached.take() {
             attached.detach();
         }
@@ -299,15 +301,15 @@ impl Collector {
         }
         self.finish_round(chunks);
         callbacks::forget_pool();
-        self.notes(chunks)
+        let memory_bytes = (chunks.bytes() + state::bytes()) as u64;
+        OperatorSummary { notes: self.notes(memory_bytes), memory_bytes }
     }
 
-    fn notes(&self, chunks: &ChunkCollector) -> Vec<String> {
+    fn notes(&self, memory_bytes: u64) -> Vec<String> {
         if !self.wanted.rows {
             return Vec::new();
         }
-        let memory = chunks.bytes() + state::bytes();
-        self.sink.fact("cpu.operators.memory_bytes", &memory.to_string());
+        self.sink.fact("cpu.operators.memory_bytes", &memory_bytes.to_string());
         self.sink.fact("cpu.operators.rows", &self.rows.taken.to_string());
         let mut notes = Vec::new();
         if let Some(refusal) = &self.refusal {

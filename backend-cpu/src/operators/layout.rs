@@ -147,10 +147,16 @@ impl Value {
         }
     }
 
-    /// What a tensor points at, as a number.
+    /// Where the functions of a tensor's class lie; 0 = it points at nothing.
     #[inline]
-    pub(super) fn target(self) -> usize {
-        self.read(0)
+    pub(super) fn class(self) -> usize {
+        let target: *const usize = self.read(0);
+        if target.is_null() {
+            return 0;
+        }
+        // SAFETY: a value with the tag of a tensor points at one, and that begins so: it has
+        // virtual functions.
+        unsafe { target.read() }
     }
 
     /// As libtorch's C interface takes a tensor.
@@ -199,7 +205,15 @@ pub(super) mod tests {
 
     #[test]
     fn values_are_told_apart_by_their_tags() {
-        let values = [[7, 1], [1.5f64.to_bits(), 3], [3, 5], [1, 9], [0, 0], [0, 0xFF11]];
+        let tensor = [7usize];
+        let values = [
+            [tensor.as_ptr() as u64, 1],
+            [1.5f64.to_bits(), 3],
+            [3, 5],
+            [1, 9],
+            [0, 0],
+            [0, 0xFF11],
+        ];
         let function = FakeFunction::new(1, 0, -1).with_inputs(&values);
         // SAFETY: the object is laid out as libtorch's are and lives to the end of the test.
         let function = unsafe { RecordFunction::new(function.address()) };
@@ -213,7 +227,7 @@ pub(super) mod tests {
             ValueKind::Other,
         ];
         assert_eq!(kinds, expected);
-        assert_eq!(function.inputs().next().map(Value::target), Some(7));
+        assert_eq!(function.inputs().next().map(Value::class), Some(7));
         assert_eq!(function.sequence(), -1);
     }
 }

@@ -23,7 +23,6 @@ type CurrentThreadId = unsafe extern "C" fn() -> u64;
 type GetSizes = unsafe extern "C" fn(*const c_void, *mut *const i64) -> i32;
 type GetDim = unsafe extern "C" fn(*const c_void, *mut i64) -> i32;
 type GetDtype = unsafe extern "C" fn(*const c_void, *mut i32) -> i32;
-type IsDefined = unsafe extern "C" fn(*const c_void, *mut bool) -> i32;
 
 /// What is called in libtorch.
 #[derive(Clone, Copy)]
@@ -43,10 +42,10 @@ pub(super) struct TensorSymbols {
     pub(super) sizes: GetSizes,
     pub(super) dim: GetDim,
     pub(super) dtype: GetDtype,
-    /// From 2.9 on.
-    pub(super) is_defined: Option<IsDefined>,
-    /// What an undefined tensor points at, as a number; 0 = not told.
-    pub(super) undefined: usize,
+    /// What the plain ones among tensors begin with: the address of their class's functions.
+    /// Others (undefined, nested, wrapped ones) may have no sizes, and say so by an exception that
+    /// libtorch prints.
+    pub(super) plain: usize,
 }
 
 /// libtorch as it was found.
@@ -153,13 +152,8 @@ impl Library {
         let sizes = self.symbol(c"aoti_torch_get_sizes")?;
         let dim = self.symbol(c"aoti_torch_get_dim")?;
         let dtype = self.symbol(c"aoti_torch_get_dtype")?;
-        let is_defined = self.symbol(c"aoti_torch_is_defined");
-        // A data symbol of libc10, which libtorch_cpu depends on.
-        let undefined = self.symbol(c"_ZN3c1019UndefinedTensorImpl10_singletonE");
-        if is_defined.is_none() && undefined.is_none() {
-            // Undefined tensors could not be told from others.
-            return None;
-        }
+        // A data symbol of libc10, which libtorch_cpu depends on. Objects point past its two heads.
+        let class = self.symbol(c"_ZTVN3c1010TensorImplE")?;
         Some(TensorSymbols {
             // SAFETY: libtorch's stable C interface declares it so (inductor/aoti_torch/c/shim.h).
             sizes: unsafe { function::<GetSizes>(sizes) },
@@ -167,9 +161,7 @@ impl Library {
             dim: unsafe { function::<GetDim>(dim) },
             // SAFETY: as above.
             dtype: unsafe { function::<GetDtype>(dtype) },
-            // SAFETY: as above.
-            is_defined: is_defined.map(|found| unsafe { function::<IsDefined>(found) }),
-            undefined: undefined.map_or(0, |found| found.as_ptr() as usize),
+            plain: class.as_ptr() as usize + 2 * size_of::<usize>(),
         })
     }
 }

@@ -37,6 +37,15 @@ pub(crate) use session::Operators;
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) use unsupported::Operators;
 
+/// What a recording of operators has to say at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OperatorSummary {
+    /// What a person should know.
+    pub(crate) notes: Vec<String>,
+    /// The most memory that it took.
+    pub(crate) memory_bytes: u64,
+}
+
 /// What a session asks of operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OperatorPlan {

@@ -68,8 +68,8 @@ impl Names {
         self.count = 0;
     }
 
-    /// The id of the name at `address`; a new one is told by `tell`, and forgotten where that
-    /// fails.
+    /// The id of the name at `address`; a new one is told by `tell`, and where that fails there is
+    /// none: 0.
     ///
     /// # Safety
     ///
@@ -122,7 +122,7 @@ impl Names {
         }
         let id = next_id();
         if !tell(id, text) {
-            return id;
+            return 0;
         }
         let offset = self.used;
         self.bytes[offset..offset + text.len()].copy_from_slice(text);
@@ -211,7 +211,8 @@ mod tests {
         let mut names = Box::new(Names::new());
         let mut told = HashMap::new();
         // SAFETY: the text lives.
-        unsafe { names.id(c"aten::mm".as_ptr(), |_, _| false) };
+        let untold = unsafe { names.id(c"aten::mm".as_ptr(), |_, _| false) };
+        assert_eq!(untold, 0);
         let found = id(&mut names, c"aten::mm", &mut told);
         assert_eq!(told[&found], b"aten::mm");
     }

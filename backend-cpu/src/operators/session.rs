@@ -11,10 +11,10 @@ use profiler_core::error::BackendError;
 use profiler_core::sink::{LogLevel, RecordSink, StreamInfo};
 use profiler_core::step_names;
 
-use super::OperatorPlan;
 use super::callbacks::Wanted;
 use super::collector::{Collector, Control, has_steady_ticks};
 use super::rows::Rows;
+use super::{OperatorPlan, OperatorSummary};
 
 /// libtorch has one set of our callbacks, whatever the number of sessions.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,7 @@ pub(crate) struct Operators {
     sink: Arc<dyn RecordSink>,
     control: Arc<Control>,
     collector: Option<Collector>,
-    thread: Option<JoinHandle<Vec<String>>>,
+    thread: Option<JoinHandle<OperatorSummary>>,
     is_refused: bool,
 }
 
@@ -120,21 +120,20 @@ impl Operators {
         }
     }
 
-    /// Ends the recording; what a person should know.
-    pub(crate) fn stop(&mut self, timeout: Duration) -> Vec<String> {
+    /// Ends the recording.
+    pub(crate) fn stop(&mut self, timeout: Duration) -> OperatorSummary {
         self.collector = None;
         let Some(thread) = self.thread.take() else {
-            return if self.is_refused && self.plan.rows {
-                vec![BUSY.to_owned()]
-            } else {
-                Vec::new()
+            return match self.is_refused && self.plan.rows {
+                true => only_note(BUSY),
+                false => OperatorSummary::default(),
             };
         };
         if !self.control.stop(timeout) {
             // It ends by itself once the loader lets it; nobody waits for it.
-            return vec!["the thread that records operators did not end in time".to_owned()];
+            return only_note("the thread that records operators did not end in time");
         }
-        thread.join().unwrap_or_else(|_| vec![PANICKED.to_owned()])
+        thread.join().unwrap_or_else(|_| only_note(PANICKED))
     }
 
     /// In a forked child the thread does not exist.
@@ -152,7 +151,7 @@ impl Operators {
             // Whatever ends the thread, the session must not wait for it in vain.
             let ended = catch_unwind(AssertUnwindSafe(|| collector.run()));
             control.tell_ended();
-            ended.unwrap_or_else(|_| vec![PANICKED.to_owned()])
+            ended.unwrap_or_else(|_| only_note(PANICKED))
         };
         let thread = profiler_core::thread::spawn_blocked("omniprof-ops", body);
         let what = "start the thread that records operators".to_owned();
@@ -164,8 +163,12 @@ impl Operators {
 impl Drop for Operators {
     fn drop(&mut self) {
         // What a person should know was told by `stop`, where it was called.
-        let _notes: Vec<String> = self.stop(Duration::from_secs(1));
+        let _summary: OperatorSummary = self.stop(Duration::from_secs(1));
     }
+}
+
+fn only_note(note: &str) -> OperatorSummary {
+    OperatorSummary { notes: vec![note.to_owned()], memory_bytes: 0 }
 }
 
 const BUSY: &str = "another session of this process records its operators";

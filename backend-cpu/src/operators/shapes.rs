@@ -18,7 +18,7 @@ pub(super) const MAX_PACKED_BYTES: usize = 1024;
 const MAX_DIMENSIONS: i64 = 64;
 
 /// Inputs that libtorch refused to describe, until shapes are given up: for each it prints a line.
-const MAX_REFUSED: u32 = 8;
+const MAX_REFUSED: u32 = 3;
 
 const OTHER: u8 = 0;
 const TENSOR: u8 = 1;
@@ -111,20 +111,12 @@ impl Packed<'_> {
 /// Sizes and type of a tensor; `None` where it is undefined or has none.
 #[inline]
 fn describe(value: Value, symbols: &TensorSymbols) -> Option<(&'static [i64], i32)> {
-    if value.target() == 0 || value.target() == symbols.undefined || are_given_up() {
+    if value.class() != symbols.plain || are_given_up() {
         return None;
     }
     let handle = value.handle();
-    if symbols.undefined == 0 {
-        let mut is_defined = false;
-        // SAFETY: the value holds a tensor, and a pointer to it serves as the handle.
-        let failed = unsafe { symbols.is_defined.map(|call| call(handle, &mut is_defined)) };
-        if failed != Some(0) || !is_defined {
-            return None;
-        }
-    }
     let (mut dimensions, mut sizes, mut dtype) = (0, std::ptr::null(), 0);
-    // SAFETY: as above; the tensor is defined.
+    // SAFETY: the value holds a tensor that is defined, and a pointer to it serves as the handle.
     let failed = unsafe { (symbols.dim)(handle, &mut dimensions) };
     if failed != 0 || !(0..=MAX_DIMENSIONS).contains(&dimensions) {
         return refused();
@@ -253,8 +245,11 @@ mod tests {
     use super::super::layout::tests::FakeFunction;
     use super::*;
 
+    const PLAIN: usize = 0x1000;
+
     #[repr(C)]
     struct FakeTensor {
+        class: usize,
         sizes: &'static [i64],
         fails: bool,
     }
@@ -285,11 +280,14 @@ mod tests {
         0
     }
 
-    const SYMBOLS: TensorSymbols =
-        TensorSymbols { sizes, dim, dtype, is_defined: None, undefined: 0x10 };
+    const SYMBOLS: TensorSymbols = TensorSymbols { sizes, dim, dtype, plain: PLAIN };
 
     fn tensor(sizes: &'static [i64], fails: bool) -> [u64; 2] {
-        [std::ptr::from_ref(Box::leak(Box::new(FakeTensor { sizes, fails }))) as u64, 1]
+        of_class(PLAIN, sizes, fails)
+    }
+
+    fn of_class(class: usize, sizes: &'static [i64], fails: bool) -> [u64; 2] {
+        [std::ptr::from_ref(Box::leak(Box::new(FakeTensor { class, sizes, fails }))) as u64, 1]
     }
 
     fn packed(inputs: &[[u64; 2]]) -> Vec<u8> {
@@ -312,7 +310,7 @@ mod tests {
         let inputs = [
             tensor(&[8, 16], false),
             tensor(&[], false),
-            [0x10, 1],
+            of_class(0x2000, &[9], true),
             [2, 5],
             [1.0f64.to_bits(), 3],
             [1, 9],

@@ -18,7 +18,7 @@ use super::shapes::MAX_PACKED_BYTES;
 pub(super) const MAX_DEPTH: usize = 128;
 
 /// States that stand ready for threads that need one.
-const SPARE: usize = 32;
+const SPARE: usize = 64;
 /// States, at most.
 const MAX_STATES: usize = 4096;
 

@@ -7,7 +7,7 @@ use profiler_core::clock::ClockSource;
 use profiler_core::error::BackendError;
 use profiler_core::sink::RecordSink;
 
-use super::OperatorPlan;
+use super::{OperatorPlan, OperatorSummary};
 
 /// Records nothing, and says so.
 pub(crate) struct Operators {
@@ -48,11 +48,14 @@ impl Operators {
     /// Emits what is there.
     pub(crate) fn flush(&self, _timeout: Duration) {}
 
-    /// Ends the recording; what a person should know.
-    pub(crate) fn stop(&mut self, _timeout: Duration) -> Vec<String> {
+    /// Ends the recording.
+    pub(crate) fn stop(&mut self, _timeout: Duration) -> OperatorSummary {
         match self.plan.rows {
-            true => vec![REASON.to_owned()],
-            false => Vec::new(),
+            true => OperatorSummary { notes: vec![REASON.to_owned()], memory_bytes: 0 },
+            false => OperatorSummary::default(),
         }
     }
+
+    /// In a forked child there is nothing to forget.
+    pub(crate) fn forget(&mut self) {}
 }
