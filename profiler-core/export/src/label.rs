@@ -145,6 +145,13 @@ pub(crate) fn is_launch(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word))
 }
 
+/// The id of the arrow from a forward operator to its backward one: none of those of launches.
+pub(crate) fn forward_flow_id(worker: u32, thread: u32, sequence: i64) -> u64 {
+    let place = u64::from(worker) << 32 | u64::from(thread);
+    let mixed = (sequence as u64 ^ place.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    1 << 62 | mixed >> 2
+}
+
 /// The id of the arrow from a launch to what it caused: unique over workers, and small, so that
 /// it takes few bytes and JSON keeps it exact.
 #[inline]

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use profiler_core::config::EventArguments;
-use profiler_core::record::{Counter, Sample, flag};
+use profiler_core::record::{Counter, Operator, OperatorScope, Sample, flag};
 
 use crate::capture::{Definitions, Place, Worker};
 use crate::label::{self, Label};
@@ -56,6 +56,8 @@ struct LaneState {
     sequence_field_len: usize,
     /// The instant of the last packet; `None` = the lane has none yet.
     last: Option<u64>,
+    /// The sequence number of the last forward operator, -1 = none.
+    last_forward: i64,
     unordered: bool,
     /// A bit for each name that the sequence has interned.
     interned: Vec<u64>,
@@ -175,7 +177,7 @@ impl<W: Write> Pftrace<W> {
         let label = Label::of(drawn);
         let iid = if matches!(label, Label::Step(_)) { 0 } else { self.label_iid(label) };
         let inline_name = is_inline(label, iid);
-        let (flow_from, flow_to, correlation) = self.flow(drawn);
+        let (flow_from, flow_to, correlation) = self.flow(lane, drawn);
         let state = &mut self.lanes[lane];
         let word = iid as usize / 64;
         let is_known = state.interned.get(word).is_some_and(|bits| bits >> (iid % 64) & 1 == 1);
@@ -263,9 +265,31 @@ impl<W: Write> Pftrace<W> {
         self.spill()
     }
 
+    /// The arrow from a forward operator to its backward one. Of operators with one sequence
+    /// number that enclose each other, the outermost has it.
+    fn forward_flow(&mut self, lane: usize, drawn: &Drawn<'_>) -> (u64, u64, u64) {
+        let row: &Operator = drawn.row();
+        if row.sequence < 0 {
+            return (0, 0, 0);
+        }
+        match OperatorScope::from_number(row.scope) {
+            Some(OperatorScope::Function) => {
+                let state = &mut self.lanes[lane];
+                if std::mem::replace(&mut state.last_forward, row.sequence) == row.sequence {
+                    return (0, 0, 0);
+                }
+                (label::forward_flow_id(drawn.worker, row.thread, row.sequence), 0, 0)
+            }
+            Some(OperatorScope::BackwardFunction) => {
+                (0, label::forward_flow_id(drawn.worker, row.forward_thread, row.sequence), 0)
+            }
+            _ => (0, 0, 0),
+        }
+    }
+
     /// The arrow that leaves a slice, the one that ends there, and the correlation id.
     #[inline]
-    fn flow(&mut self, drawn: &Drawn<'_>) -> (u64, u64, u64) {
+    fn flow(&mut self, lane: usize, drawn: &Drawn<'_>) -> (u64, u64, u64) {
         use profiler_core::record::{
             ApiCall, Communication, Kernel, Memcpy, Memset, Overhead, Synchronization,
         };
@@ -298,6 +322,7 @@ impl<W: Write> Pftrace<W> {
                 return (0, 0, drawn.row::<Synchronization>().correlation);
             }
             ItemKind::Overhead => return (0, 0, drawn.row::<Overhead>().correlation),
+            ItemKind::Operator => return self.forward_flow(lane, drawn),
             _ => return (0, 0, 0),
         };
         if correlation == 0 {

@@ -135,6 +135,7 @@ impl<W: Write> Pftrace<W> {
             sequence_field: bytes,
             sequence_field_len: len,
             last: None,
+            last_forward: -1,
             unordered: lane.unordered,
             interned: Vec::new(),
         });
