@@ -267,7 +267,9 @@ fn explain(
         (Some(id), None) => format!("`{id}` is the available device backend of highest priority"),
         (None, Some(id)) => match reports.first() {
             None => format!("`{id}` was asked for; this process has no such device backend"),
-            Some((_, report)) => format!("`{id}` was asked for; {}", reason_of(report)),
+            Some((_, report)) => {
+                format!("`{id}` was asked for; {}{}", reason_of(report), remedy_of(report))
+            }
         },
         (None, None) if reports.is_empty() => "this process has no device backend".to_owned(),
         (None, None) => {
@@ -282,6 +284,16 @@ fn reason_of(report: &ProbeReport) -> &str {
     match report {
         ProbeReport::Available { .. } => "available",
         ProbeReport::Unavailable { reason } => &reason.message,
+    }
+}
+
+/// What whoever asked for that backend can do.
+fn remedy_of(report: &ProbeReport) -> String {
+    match report {
+        ProbeReport::Unavailable { reason } if !reason.remedy.is_empty() => {
+            format!(": {}", reason.remedy)
+        }
+        _ => String::new(),
     }
 }
 

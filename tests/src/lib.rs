@@ -2,6 +2,7 @@
 //! spools made for tests.
 
 pub mod figures;
+pub mod npu_stand_in;
 pub mod plugins;
 pub mod programs;
 pub mod synthetic;

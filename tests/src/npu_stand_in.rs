@@ -1,0 +1,121 @@
+//! An Ascend machine that consists of stand-ins: device nodes, a libmspti and its companions.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+
+/// The stand-ins, laid out as an installation.
+#[derive(Clone, Debug)]
+pub struct NpuStandIn {
+    home: PathBuf,
+    root: PathBuf,
+    ledgers: PathBuf,
+}
+
+impl NpuStandIn {
+    /// Builds the stand-ins where this build keeps its files, and lays them out below `folder`.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be built or copied.
+    pub fn install(folder: &Path) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("the path of this program is unknown")?;
+        let mut built = own.parent().context("this program lies in no folder")?;
+        if built.ends_with("deps") {
+            built = built.parent().context("a folder `deps` lies in no folder")?;
+        }
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        command.args(["build", "--locked", "--quiet", "-p", "fake-mspti", "-p", "fake-ascend"]);
+        command.arg("--target-dir").arg(built.parent().context("no target folder")?);
+        if !cfg!(debug_assertions) {
+            command.arg("--release");
+        }
+        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let status = command.status().context("cargo cannot be started")?;
+        anyhow::ensure!(status.success(), "building the stand-ins: {status}");
+
+        let this = Self {
+            home: folder.join("cann"),
+            root: folder.join("machine"),
+            ledgers: folder.join("ledgers"),
+        };
+        let lib = this.home.join("lib64");
+        for dir in [&lib, &this.root.join("dev"), &this.ledgers] {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::copy(built.join("libfake_mspti.so"), this.library())?;
+        for companion in ["libprofapi.so", "libascendalog.so", "libascend_hal.so"] {
+            std::fs::copy(built.join("libfake_ascend.so"), lib.join(companion))?;
+        }
+        for node in ["davinci0", "davinci_manager"] {
+            std::fs::write(this.root.join("dev").join(node), "")?;
+        }
+        Ok(this)
+    }
+
+    /// The stand-in for libmspti.
+    #[must_use]
+    pub fn library(&self) -> PathBuf {
+        self.home.join("lib64/libmspti.so")
+    }
+
+    /// The folder below which the machine's files lie.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `ASCEND_HOME_PATH`.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Makes the processes of a command workers of such a machine, in each of which so many kernels
+    /// run every two milliseconds while they are recorded.
+    pub fn enter(&self, command: &mut Command, kernels: u32) {
+        command
+            .env("OMNIPROF_NPU_ROOT", &self.root)
+            .env("ASCEND_HOME_PATH", &self.home)
+            .env("FAKE_MSPTI_WORK", kernels.to_string())
+            .env("FAKE_MSPTI_LEDGER", &self.ledgers);
+    }
+
+    /// What the stand-in emitted in a process.
+    ///
+    /// # Errors
+    ///
+    /// There is no ledger of that process, or it cannot be read.
+    pub fn ledger(&self, process: u64) -> anyhow::Result<Vec<Emitted>> {
+        let path = self.ledgers.join(format!("{process}.csv"));
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        text.lines().map(|line| Emitted::parse(line).with_context(|| line.to_owned())).collect()
+    }
+}
+
+/// A record that the stand-in emitted. Instants are CLOCK_REALTIME, ns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Emitted {
+    /// `kernel` or `communication`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// When it was launched.
+    pub launched: u64,
+    /// When it began.
+    pub start: u64,
+    /// When it ended.
+    pub end: u64,
+}
+
+impl Emitted {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(',');
+        let mut text = || fields.next().map(str::to_owned);
+        let (kind, name) = (text()?, text()?);
+        let mut number = || fields.next()?.parse().ok();
+        Some(Self { kind, name, launched: number()?, start: number()?, end: number()? })
+    }
+}

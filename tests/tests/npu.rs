@@ -1,0 +1,116 @@
+//! The demo on a machine that consists of Ascend's stand-ins: what the trace and the summary say is
+//! what the stand-in was told to emit.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use profiler_tests::npu_stand_in::{Emitted, NpuStandIn};
+use profiler_tests::programs;
+use serde_json::Value;
+
+/// Clock readings are that exact; what was launched so near to a window's edge may lie on either
+/// side of it.
+const EDGE_NS: u64 = 20_000;
+
+/// Counts and durations by kind and name, of what surely lies in the window and of what may.
+#[derive(Debug, Default)]
+struct Expected {
+    sure: (u64, u64),
+    possible: u64,
+}
+
+fn expected(emitted: &[Emitted], begin: u64, end: u64) -> BTreeMap<(String, String), Expected> {
+    let mut all: BTreeMap<_, Expected> = BTreeMap::new();
+    for one in emitted {
+        let entry = all.entry((one.kind.clone(), one.name.clone())).or_default();
+        if (begin + EDGE_NS..end - EDGE_NS).contains(&one.launched) {
+            entry.sure.0 += 1;
+            entry.sure.1 += one.end - one.start;
+        }
+        if (begin - EDGE_NS..end + EDGE_NS).contains(&one.launched) {
+            entry.possible += 1;
+        }
+    }
+    all
+}
+
+fn run_demo(stand_in: &NpuStandIn, root: &Path) -> Value {
+    let mut command = Command::new(programs::omniprof().unwrap());
+    command.args(["demo", "--json", "--requests", "2", "--backend", "npu", "--dir"]).arg(root);
+    stand_in.enter(&mut command, 5);
+    let out = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{}: {text}", out.status);
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn the_demo_tells_what_the_stand_in_emitted() {
+    let folder = tempfile::tempdir().unwrap();
+    let stand_in = NpuStandIn::install(folder.path()).unwrap();
+    let root = folder.path().join("traces");
+    let outcome = run_demo(&stand_in, &root);
+
+    let workers = outcome["manifest"]["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 5);
+    for worker in workers {
+        assert_eq!(worker["state"], "complete", "{worker}");
+        assert_eq!(worker["backend"], "npu", "{worker}");
+        assert!(worker["error"].is_null(), "{worker}");
+        // What lies outside the window is counted; nothing else was left out.
+        let drops = worker["drops"].as_object().unwrap();
+        assert!(drops.keys().all(|cause| cause == "outside_window"), "{worker}");
+        assert!(worker["records"]["kernel"].as_u64().unwrap() > 100, "{worker}");
+        assert!(worker["records"]["communication"].as_u64().unwrap() > 10, "{worker}");
+        assert!(worker["records"]["api_call"].as_u64().unwrap() > 100, "{worker}");
+
+        let pid = worker["pid"].as_u64().unwrap();
+        let window = &worker["windows"][0];
+        let instant = |edge: &str| window[edge]["realtime_ns"].as_u64().unwrap();
+        let emitted = stand_in.ledger(pid).unwrap();
+        let expected = expected(&emitted, instant("begin"), instant("end"));
+        let summed = outcome["summary"]["workers"].as_array().unwrap();
+        let own = summed.iter().find(|own| own["pid"] == pid).unwrap();
+        for ((kind, name), expected) in &expected {
+            let table = if kind == "kernel" { "kernels" } else { "communication" };
+            let rows = own["tables"][table].as_array().unwrap();
+            let row = rows.iter().find(|row| row["name"] == name.as_str()).unwrap();
+            let count = row["count"].as_u64().unwrap();
+            assert!(expected.sure.0 > 10, "{name}: the window is too short to tell");
+            assert!((expected.sure.0..=expected.possible).contains(&count), "{name}: {expected:?}");
+            if expected.sure.0 == expected.possible {
+                let total_ns = (row["total_us"].as_f64().unwrap() * 1_000.0).round() as u64;
+                assert_eq!(total_ns, expected.sure.1, "{name}");
+            }
+        }
+        // Ranges that the application marked are spans, beside those of the demo itself.
+        let spans = own["tables"]["spans"].as_array().unwrap();
+        assert!(spans.iter().any(|row| row["name"] == "decode"), "{spans:?}");
+        let device = &own["tables"]["devices"][0];
+        assert!(device["busy_percent"].as_f64().unwrap() > 0.0, "{device}");
+        assert_eq!(device["name"], "Ascend NPU");
+    }
+
+    let open = PathBuf::from(outcome["open"].as_str().unwrap());
+    let gzip = std::fs::read(&open).unwrap();
+    assert_eq!(gzip[..2], [0x1f, 0x8b]);
+}
+
+#[test]
+fn a_machine_whose_library_is_broken_says_so_and_its_workers_live() {
+    let folder = tempfile::tempdir().unwrap();
+    let stand_in = NpuStandIn::install(folder.path()).unwrap();
+    std::fs::remove_file(stand_in.home().join("lib64/libprofapi.so")).unwrap();
+    let mut command = Command::new(programs::omniprof().unwrap());
+    command.args(["demo", "--json", "--requests", "1", "--backend", "npu", "--dir"]);
+    command.arg(folder.path().join("traces"));
+    stand_in.enter(&mut command, 5);
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{said}");
+    assert!(said.contains("companion_missing"), "{said}");
+    assert!(said.contains("libprofapi.so") && said.contains("set_env.sh"), "{said}");
+}
