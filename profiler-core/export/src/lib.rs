@@ -7,6 +7,7 @@ pub mod capture;
 pub mod export;
 pub mod folded;
 pub mod gzip;
+pub mod import;
 mod kineto;
 mod label;
 mod operator_links;

@@ -73,6 +73,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Write spools in another format.
     Export(ExportArgs),
+    /// Make a spool of a trace of another profiler: PyTorch's (Kineto) or torch_npu's.
+    Import(ImportArgs),
     /// Tell what ran: per stage the top operations and functions, and busy and idle shares.
     Summary(SummaryArgs),
     /// Write one trace of several workers' spools, on one time axis.
@@ -269,6 +271,18 @@ pub(crate) struct ExportArgs {
 pub(crate) enum EventArgs {
     Minimal,
     Full,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// The trace: `.json`, `.json.gz`, or a directory `…_ascend_pt`.
+    pub(crate) trace: PathBuf,
+    /// The spool to write [default: beside the trace, named as it]. Nothing is replaced.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print one line of JSON at the end.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

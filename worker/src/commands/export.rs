@@ -7,6 +7,7 @@ use profiler_core::config::{EventArguments, TraceFormat};
 use profiler_export::capture::CaptureError;
 use profiler_export::{ExportError, ExportReport, ExportRequest};
 
+use super::import::Imported;
 use super::sessions::{SPOOL_EXTENSION, spools_of};
 use crate::cli::{
     CommandError, EventArgs, Exit, ExportArgs, Interrupts, MergeArgs, Output, Progress, bytes_text,
@@ -31,8 +32,12 @@ pub(super) fn run(args: &ExportArgs, out: &Output) -> Result<Exit, CommandError>
         Some(output) => output.clone(),
         None => beside(&args.spools, args.format)?,
     };
+    for spool in &args.spools {
+        check_is_there(spool)?;
+    }
+    let mut imported = Imported::default();
     let task = Task {
-        spools: args.spools.clone(),
+        spools: imported.take(args.spools.clone())?,
         output,
         format: args.format,
         args: args.args,
@@ -45,8 +50,9 @@ pub(super) fn run(args: &ExportArgs, out: &Output) -> Result<Exit, CommandError>
 
 pub(super) fn merge(args: &MergeArgs, out: &Output) -> Result<Exit, CommandError> {
     let root = args.config.load()?.root(args.root.dir.as_deref());
+    let mut imported = Imported::default();
     let task = Task {
-        spools: spools_of(&args.paths, &root)?,
+        spools: imported.take(spools_of(&args.paths, &root)?)?,
         output: args.output.clone(),
         format: args.format,
         args: args.args,

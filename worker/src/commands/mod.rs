@@ -3,6 +3,7 @@
 mod capture;
 mod config;
 mod export;
+mod import;
 mod list;
 mod probe;
 mod prune;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, CommandError> {
         Command::Status(args) => capture::status(&args, &out),
         Command::List(args) => list::run(&args, &out),
         Command::Export(args) => export::run(&args, &out),
+        Command::Import(args) => import::run(&args, &out),
         Command::Merge(args) => export::merge(&args, &out),
         Command::Summary(args) => summary::run(&args, &out),
         Command::Recover(args) => recover::run(&args, &out),

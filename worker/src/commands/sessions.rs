@@ -10,8 +10,8 @@ use crate::cli::{CommandError, Exit};
 /// What a spool's name ends in.
 pub(super) const SPOOL_EXTENSION: &str = "spool";
 
-/// The spools that the words name: spools themselves, directories of sessions, or ids of sessions
-/// in the root; none at all means the newest session of the root.
+/// The spools that the words name: spools themselves, traces of other profilers, directories of
+/// sessions, or ids of sessions in the root; none at all means the newest session of the root.
 pub(super) fn spools_of(words: &[PathBuf], root: &Path) -> Result<Vec<PathBuf>, CommandError> {
     let mut spools = Vec::new();
     if words.is_empty() {
@@ -42,7 +42,7 @@ pub(super) fn spools_of(words: &[PathBuf], root: &Path) -> Result<Vec<PathBuf>, 
 fn collect(path: &Path, spools: &mut Vec<PathBuf>) -> Result<(), CommandError> {
     let metadata = std::fs::metadata(path)
         .with_context(|| format!("{} names no spool and no session", path.display()))?;
-    if !metadata.is_dir() {
+    if !metadata.is_dir() || profiler_export::import::is_foreign(path) {
         spools.push(path.to_owned());
         return Ok(());
     }

@@ -4,12 +4,14 @@ use profiler_export::capture::{Capture, CaptureOptions};
 use profiler_export::summary::{SummaryOptions, summarize};
 use profiler_export::tables;
 
+use super::import::Imported;
 use super::sessions::spools_of;
 use crate::cli::{CommandError, Exit, Output, Progress, SummaryArgs};
 
 pub(super) fn run(args: &SummaryArgs, out: &Output) -> Result<Exit, CommandError> {
     let root = args.config.load()?.root(args.root.dir.as_deref());
-    let spools = spools_of(&args.paths, &root)?;
+    let mut imported = Imported::default();
+    let spools = imported.take(spools_of(&args.paths, &root)?)?;
     let progress = Progress::spinner("reading");
     let mut capture = Capture::open(spools, CaptureOptions::default())?;
     let summary = summarize(&mut capture, SummaryOptions::default())?;

@@ -1,0 +1,230 @@
+//! Traces of other profilers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use profiler_export::capture::{Capture, CaptureOptions};
+use profiler_export::import::{ImportError, ImportReport, import, is_foreign};
+use profiler_export::summary::{Summary, SummaryOptions, summarize};
+use profiler_export::{ExportRequest, TraceFormat};
+
+fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn imported(trace: &Path) -> (ImportReport, Summary) {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("a.spool");
+    let report = import(trace, &spool).unwrap();
+    let mut capture = Capture::open(vec![spool], CaptureOptions::default()).unwrap();
+    (report, summarize(&mut capture, SummaryOptions::default()).unwrap())
+}
+
+/// As PyTorch writes it: arguments in any order, instants after a base that stands behind them.
+const KINETO: &str = r#"{
+  "schemaVersion": 1,
+  "deviceProperties": [{"id": 0, "name": "NVIDIA H100", "totalGlobalMem": 85, "numSms": 132}],
+  "distributedInfo": {"backend": "nccl", "rank": 3, "world_size": 8},
+  "traceEvents": [
+  {"ph": "X", "cat": "cpu_op", "name": "aten::linear", "pid": 55, "tid": 55, "ts": 100.5, "dur": 30.25,
+   "args": {"External id": 1, "Input Dims": [[8, 16], []], "Input type": ["float", "Scalar"]}},
+  {"ph": "X", "cat": "cpu_op", "name": "aten::addmm", "pid": 55, "tid": 55, "ts": 101, "dur": 20, "args": {}},
+  {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "pid": 55, "tid": 55, "ts": 110,
+   "dur": 5, "args": {"cbid": 211, "correlation": 77}},
+  {"ph": "X", "cat": "kernel", "name": "gemm<int>", "pid": 0, "tid": 7, "ts": 120.125, "dur": 40.375,
+   "args": {"grid": [4, 1, 1], "block": [128, 1, 1], "correlation": 77, "device": 0, "context": 1, "stream": 7}},
+  {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy HtoD (Pinned -> Device)", "pid": 0, "tid": 7, "ts": 170,
+   "dur": 2, "args": {"bytes": 4096, "correlation": 78, "device": 0, "context": 1, "stream": 7}},
+  {"ph": "X", "cat": "gpu_memset", "name": "Memset (Device)", "pid": 0, "tid": 7, "ts": 175, "dur": 1,
+   "args": {"bytes": 64, "correlation": 79, "device": 0, "context": 1, "stream": 7}},
+  {"ph": "X", "cat": "user_annotation", "name": "ProfilerStep#3", "pid": 55, "tid": 55, "ts": 99, "dur": 90},
+  {"ph": "i", "cat": "cpu_instant_event", "name": "[memory]", "pid": 55, "tid": 55, "ts": 111, "s": "t",
+   "args": {"Total Allocated": 512, "Addr": 4096, "Device Id": 0, "Bytes": -512, "Device Type": 1}},
+  {"ph": "s", "id": 77, "pid": 55, "tid": 55, "ts": 110, "cat": "ac2g", "name": "ac2g"},
+  {"ph": "f", "id": 77, "pid": 0, "tid": 7, "ts": 120.125, "cat": "ac2g", "name": "ac2g", "bp": "e"},
+  {"ph": "M", "name": "thread_name", "pid": 55, "tid": 55, "args": {"name": "main"}}
+  ],
+  "baseTimeNanoseconds": 1700000000000000000
+}"#;
+
+#[test]
+fn kineto_becomes_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = write(dir.path(), "rank3.pt.trace.json", KINETO);
+    let (report, summary) = imported(&trace);
+    assert_eq!(report.layout, "kineto");
+    let rows = |kind: &str| report.rows.get(kind).copied().unwrap_or(0);
+    let counts = ["operator", "api_call", "kernel", "memcpy", "memset", "span", "memory"].map(rows);
+    assert_eq!(counts, [2, 1, 1, 1, 1, 1, 1]);
+    assert_eq!(report.left_out.values().sum::<u64>(), 2, "{:?}", report.left_out);
+
+    let worker = &summary.workers[0];
+    assert_eq!((worker.rank, worker.pid), (Some(3), 55));
+    let kernel = &worker.tables.kernels[0];
+    assert_eq!((kernel.name.as_str(), kernel.count, kernel.total_us), ("gemm<int>", 1, 40.375));
+    assert_eq!(worker.tables.devices[0].name, "NVIDIA H100");
+    let linear = worker.tables.operators.iter().find(|row| row.name == "aten::linear").unwrap();
+    // What it encloses is not its own.
+    assert_eq!((linear.total_us, linear.self_us), (30.25, Some(10.25)));
+    assert_eq!(worker.tables.copies.len(), 2);
+    assert_eq!(worker.tables.memory[0].frees, 1);
+    assert_eq!(worker.activity.window_us.round(), 90.0);
+}
+
+#[test]
+fn gzipped_traces_are_read_in_any_number_of_members_and_up_to_where_they_are_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let pack = |text: &str| {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(text.as_bytes()).unwrap();
+        packer.finish().unwrap()
+    };
+    let whole = dir.path().join("a.json.gz");
+    let (first, second) = KINETO.split_at(700);
+    std::fs::write(&whole, [pack(first), pack(second)].concat()).unwrap();
+    assert_eq!(imported(&whole).0.rows.get("kernel"), Some(&1));
+
+    let mut events = "[".to_owned();
+    for number in 0..20_000 {
+        events.push_str(&format!(
+            r#"{{"ph":"X","cat":"cpu_op","name":"op{}","pid":1,"tid":1,"ts":{number},"dur":0.5}},"#,
+            number * 7919 % 1000
+        ));
+    }
+    let packed = pack(&events);
+    let cut = dir.path().join("cut.json.gz");
+    std::fs::write(&cut, &packed[..packed.len() / 2]).unwrap();
+    let (report, _) = imported(&cut);
+    let kept = report.rows["operator"];
+    assert!((1_000..20_000).contains(&kept), "{kept}");
+    assert!(report.notes[0].contains("cut off"), "{:?}", report.notes);
+}
+
+/// As torch_npu's profiler writes it: an array, instants as strings, numbers of timelines that hold
+/// process and device.
+fn npu_trace() -> String {
+    let process = 4242_u64;
+    let (cann, hardware, communication, overlap) = (
+        (process << 10) | (1 << 5),
+        (process << 10) | (2 << 5) | 3,
+        (process << 10) | (3 << 5) | 3,
+        (process << 10) | (4 << 5) | 3,
+    );
+    format!(
+        r#"[
+{{"ph":"M","name":"process_name","pid":4242,"tid":0,"args":{{"name":"Python"}}}},
+{{"ph":"M","name":"process_name","pid":{cann},"tid":0,"args":{{"name":"CANN"}}}},
+{{"ph":"M","name":"process_name","pid":{hardware},"tid":0,"args":{{"name":"Ascend Hardware"}}}},
+{{"ph":"M","name":"process_name","pid":{communication},"tid":0,"args":{{"name":"Communication"}}}},
+{{"ph":"M","name":"process_name","pid":{overlap},"tid":0,"args":{{"name":"Overlap Analysis"}}}},
+{{"ph":"M","name":"thread_name","pid":{communication},"tid":0,"args":{{"name":"Group 0 Communication"}}}},
+{{"ph":"M","name":"thread_name","pid":{communication},"tid":1,"args":{{"name":"Plane 0"}}}},
+{{"ph":"X","name":"aten::add","pid":4242,"tid":4300,"ts":"1719384920000100.125","dur":12.5,"cat":"cpu_op","args":{{"Sequence number":7}}}},
+{{"ph":"X","name":"AscendCL@aclnnAdd","pid":{cann},"tid":4300,"ts":"1719384920000105.000","dur":4.0,"args":{{"level":"acl","connection_id":91}}}},
+{{"ph":"X","name":"aclnnAdd_AddAiCore_Add","pid":{hardware},"tid":2,"ts":"1719384920000120.250","dur":30.75,"args":{{"Model Id":4294967295,"Task Type":"AI_VECTOR_CORE","Physic Stream Id":2,"Task Id":5,"connection_id":91}}}},
+{{"ph":"X","name":"hcom_allReduce__123_0_1","pid":{communication},"tid":0,"ts":"1719384920000160.000","dur":50.0,"args":{{"connection_id":95,"data_type":"BFP16","alg_type":"MESH-RING-NA","count":4096}}}},
+{{"ph":"X","name":"Notify_Wait","pid":{communication},"tid":1,"ts":"1719384920000161.000","dur":5.0,"args":{{}}}},
+{{"ph":"X","name":"Computing","pid":{overlap},"tid":1,"ts":"1719384920000120.250","dur":30.75,"args":{{}}}},
+{{"ph":"C","name":"AI Core Freq","pid":{hardware},"tid":0,"ts":"1719384920000100.000","args":{{"MHz":1850}}}},
+{{"ph":"s","bp":"e","name":"HostToDevice91","id":"91","cat":"HostToDevice","pid":{cann},"tid":4300,"ts":"1719384920000105.000"}},
+{{"ph":"f","bp":"e","name":"HostToDevice91","id":"91","cat":"HostToDevice","pid":{hardware},"tid":2,"ts":"1719384920000120.250"}}
+]"#
+    )
+}
+
+#[test]
+fn a_directory_of_torch_npu_becomes_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let capture = dir.path().join("worker_4242_20240626_ascend_pt");
+    write(&capture, "ASCEND_PROFILER_OUTPUT/trace_view.json", &npu_trace());
+    assert!(is_foreign(&capture));
+    let (report, summary) = imported(&capture);
+    assert_eq!(report.layout, "torch_npu");
+    let rows = |kind: &str| report.rows.get(kind).copied().unwrap_or(0);
+    assert_eq!(["operator", "api_call", "kernel", "communication", "counter"].map(rows), [1; 5]);
+    let left_out: Vec<&str> = report.left_out.keys().map(String::as_str).collect();
+    assert_eq!(left_out.len(), 3, "{left_out:?}");
+
+    let worker = &summary.workers[0];
+    assert_eq!(worker.pid, 4242);
+    let kernel = &worker.tables.kernels[0];
+    assert_eq!((kernel.name.as_str(), kernel.total_us), ("aclnnAdd_AddAiCore_Add", 30.75));
+    assert_eq!(
+        (worker.tables.devices[0].device, worker.tables.devices[0].name.as_str()),
+        (3, "Ascend NPU")
+    );
+    assert_eq!(worker.tables.communication[0].total_us, 50.0);
+    assert_eq!(worker.tables.counters[0].unit, "MHz");
+}
+
+#[test]
+fn what_was_imported_is_exported_again_and_merged_with_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let kineto = write(dir.path(), "a.json", KINETO);
+    let npu = write(dir.path(), "b.json", &npu_trace());
+    let spools = [dir.path().join("a.spool"), dir.path().join("b.spool")];
+    import(&kineto, &spools[0]).unwrap();
+    import(&npu, &spools[1]).unwrap();
+    let output = dir.path().join("again.json");
+    let request = ExportRequest::new(spools.to_vec(), output.clone(), TraceFormat::Kineto);
+    profiler_export::run(&request, &mut |_| true).unwrap();
+    // Ours are read again as well, with the same work in them.
+    let (report, summary) = imported(&output);
+    assert_eq!((report.rows["kernel"], report.rows["communication"]), (2, 1));
+    let kernels = &summary.workers[0].tables.kernels;
+    assert_eq!(kernels.iter().map(|row| row.total_us).sum::<f64>(), 40.375 + 30.75);
+}
+
+#[test]
+fn what_is_no_trace_says_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("a.spool");
+    for (text, why) in [
+        ("", "no list of trace events"),
+        ("no JSON", "no list of trace events"),
+        ("{\"a\": 1}", "no list of trace events"),
+        ("[]", "no list of trace events"),
+        (r#"[{"ph":"M","name":"process_name"}]"#, "instant"),
+    ] {
+        let error = import(&write(dir.path(), "x.json", text), &spool).unwrap_err();
+        assert!(matches!(error, ImportError::NotATrace { .. }), "{text}: {error}");
+        assert!(error.to_string().contains(why), "{text}: {error}");
+        assert!(!spool.exists(), "{text}");
+    }
+    let raw = dir.path().join("worker_1_2_ascend_pt");
+    std::fs::create_dir_all(raw.join("PROF_000001_20240626_ABC")).unwrap();
+    let error = import(&raw, &spool).unwrap_err();
+    assert!(error.to_string().contains("analyse("), "{error}");
+    let error = import(&dir.path().join("nothing.json"), &spool).unwrap_err();
+    assert!(matches!(error, ImportError::Read { .. }), "{error}");
+}
+
+#[test]
+fn nothing_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = write(dir.path(), "a.spool", "somebody's");
+    let error = import(&write(dir.path(), "x.json", KINETO), &spool).unwrap_err();
+    assert!(matches!(error, ImportError::Create { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(spool).unwrap(), "somebody's");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever is damaged in a trace, an import ends, in rows or in an error.
+    #[test]
+    fn damaged_traces(at in 0usize..1500, byte in proptest::prelude::any::<u8>(), npu in proptest::prelude::any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = if npu { npu_trace().into_bytes() } else { KINETO.as_bytes().to_vec() };
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let trace = dir.path().join("x.json");
+        std::fs::write(&trace, bytes).unwrap();
+        drop(import(&trace, &dir.path().join("a.spool")));
+    }
+}
