@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod export;
 pub mod measure;
+pub mod npu;
 pub mod process;
 pub mod ratio;
 pub mod role;
@@ -261,6 +262,7 @@ pub fn groups() -> Vec<(&'static str, Vec<FigureEntry>)> {
         ("cpu", host),
         ("cuda", cuda::figures()),
         ("process", process::figures()),
+        ("npu", npu::figures()),
     ]
 }
 

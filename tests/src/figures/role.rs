@@ -19,6 +19,7 @@ fn roles() -> Vec<Role> {
     roles.extend(super::agent::roles());
     roles.extend(super::cpu::roles());
     roles.extend(super::process::roles());
+    roles.extend(super::npu::roles());
     roles.extend(super::stop::roles());
     roles
 }

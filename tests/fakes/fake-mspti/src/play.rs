@@ -150,7 +150,7 @@ pub extern "C" fn fake_burst(name: *const c_char, kernel_type: *const c_char, co
     for number in 0..count {
         activity.start = start + number * 10;
         activity.end = activity.start + 9;
-        activity.correlation = number + 1;
+        activity.correlation = next_correlation();
         records::write(2, &activity);
     }
 }

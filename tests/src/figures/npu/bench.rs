@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use backend_npu::NpuBackend;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use profiler_core::backend::{Preset, ProfileSession, ProfilerBackend as _, SessionConfig};
+use profiler_core::backend::{Preset, ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::SystemClock;
 use profiler_core::record::{Kernel, Row as _};
 use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
