@@ -42,6 +42,7 @@ fn arm() -> Arm {
         },
         schedule: Schedule::default(),
         limits: Limits::default(),
+        called: None,
     }
 }
 
