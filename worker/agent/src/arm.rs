@@ -19,6 +19,7 @@ use crate::cost::OwnTime;
 use crate::door::OpenSession;
 use crate::fork::NotInherited;
 use crate::jit::{Listening, Named};
+use crate::log_lines::LogLines;
 use crate::session::{Session, Terms, lock};
 use crate::spans::SpanSession;
 
@@ -53,9 +54,11 @@ pub(crate) fn arm(
         created: core.clock.now(),
         fence: arm.fence,
     };
+    let logged = LogLines::default();
     let options = SpoolOptions {
         max_bytes: arm.limits.max_bytes,
         min_free_percent: arm.limits.min_free_percent,
+        log: Some(logged.writer()),
         ..SpoolOptions::default()
     };
     let writer = SpoolWriter::create(file, &header, options, Arc::clone(&core.clock))
@@ -83,6 +86,7 @@ pub(crate) fn arm(
         spool_path,
         named,
         notes,
+        logged,
     };
     let spans = match arm.capture.spans && core.is_own_process() {
         true => Some(SpanSession::begin(&writer, Arc::clone(&core.clock))),

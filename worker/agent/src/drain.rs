@@ -96,6 +96,7 @@ fn notes(session: &Session, summaries: &[Stopped]) -> Vec<String> {
     for stopped in summaries {
         notes.extend(stopped.summary.notes.iter().cloned());
     }
+    notes.extend(session.terms.logged.notes());
     for (text, times) in &lock(&session.faults).by_the_way {
         notes.push(format!("a flush failed {times} times: {text}"));
     }

@@ -34,6 +34,7 @@ mod fork;
 mod jit;
 pub mod link;
 mod linked;
+mod log_lines;
 pub mod nvtx;
 mod outbox;
 #[cfg_attr(not(feature = "plugins"), path = "plugins_disabled.rs")]

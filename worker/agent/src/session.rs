@@ -80,6 +80,8 @@ pub(crate) struct Terms {
     pub(crate) named: crate::jit::Named,
     /// What a person should know.
     pub(crate) notes: Vec<String>,
+    /// What the backends log.
+    pub(crate) logged: crate::log_lines::LogLines,
 }
 
 /// A session.

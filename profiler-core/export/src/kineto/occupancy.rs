@@ -35,7 +35,8 @@ impl Occupancy {
         if device.multiprocessors == 0 || warp == 0 || most_threads == 0 {
             return None;
         }
-        let product = |x: u32, y: u32, z: u32| u64::from(x).saturating_mul(u64::from(y) * u64::from(z));
+        let product =
+            |x: u32, y: u32, z: u32| u64::from(x).saturating_mul(u64::from(y) * u64::from(z));
         let threads = product(config.block_x, config.block_y, config.block_z);
         let blocks = product(config.grid_x, config.grid_y, config.grid_z);
         let blocks = blocks as f32 / device.multiprocessors as f32;
