@@ -52,7 +52,7 @@ struct LaneState {
     uuid: u64,
     sequence: u32,
     /// The sequence id as a field of a packet.
-    sequence_field: [u8; 6],
+    sequence_field: [u8; 8],
     sequence_field_len: usize,
     /// The instant of the last packet; `None` = the lane has none yet.
     last: Option<u64>,
@@ -165,7 +165,7 @@ impl<W: Write> Pftrace<W> {
         lane.last = Some(at.max(lane.last.unwrap_or(0)));
         packet.byte((field::packet::TIMESTAMP << 3) as u8);
         packet.varint(time);
-        packet.put(&lane.sequence_field[..lane.sequence_field_len]);
+        packet.put_some(lane.sequence_field, lane.sequence_field_len);
     }
 
     /// A slice's beginning or an instant.
@@ -188,10 +188,12 @@ impl<W: Write> Pftrace<W> {
         let in_packet = packet.begin((field::trace::PACKET << 3 | 2) as u8);
         Self::head(state, drawn.item.start, &mut packet);
         let in_event = packet.begin((field::packet::TRACK_EVENT << 3 | 2) as u8);
-        packet.byte((field::event::TYPE << 3) as u8);
-        packet.byte(event_type);
-        packet.byte((field::event::CATEGORY_IIDS << 3) as u8);
-        packet.byte(label::category(drawn) as u8 + 1);
+        packet.put([
+            (field::event::TYPE << 3) as u8,
+            event_type,
+            (field::event::CATEGORY_IIDS << 3) as u8,
+            label::category(drawn) as u8 + 1,
+        ]);
         if !inline_name {
             packet.byte((field::event::NAME_IID << 3) as u8);
             packet.varint(u64::from(iid));
@@ -206,9 +208,11 @@ impl<W: Write> Pftrace<W> {
         }
         if correlation != 0 {
             let annotation = packet.begin((field::event::DEBUG_ANNOTATIONS << 3 | 2) as u8);
-            packet.byte((field::annotation::NAME_IID << 3) as u8);
-            packet.byte(args::CORRELATION as u8);
-            packet.byte((field::annotation::UINT << 3) as u8);
+            packet.put([
+                (field::annotation::NAME_IID << 3) as u8,
+                args::CORRELATION as u8,
+                (field::annotation::UINT << 3) as u8,
+            ]);
             packet.varint(correlation);
             packet.end(annotation);
         }
@@ -371,8 +375,7 @@ impl<W: Write> Draw for Pftrace<W> {
         let in_packet = packet.begin((field::trace::PACKET << 3 | 2) as u8);
         Self::head(&mut self.lanes[lane], at, &mut packet);
         let in_event = packet.begin((field::packet::TRACK_EVENT << 3 | 2) as u8);
-        packet.byte((field::event::TYPE << 3) as u8);
-        packet.byte(field::event::TYPE_SLICE_END);
+        packet.put([(field::event::TYPE << 3) as u8, field::event::TYPE_SLICE_END]);
         packet.end(in_event);
         packet.end(in_packet);
         self.packets += 1;

@@ -90,6 +90,10 @@ impl Decoder {
             if !within && entry.transform != TRANSFORM_HEAP {
                 continue;
             }
+            // The rows are zero already, and many fields of most rows stay so.
+            if entry.planes == 0 && entry.bias == 0 && entry.transform == TRANSFORM_PLAIN {
+                continue;
+            }
             self.join_planes(planes, &entry);
             match within {
                 true => self.place(out, &shape, &entry)?,
@@ -119,8 +123,12 @@ impl Decoder {
 
     fn join_planes(&mut self, planes: &[u8], entry: &Entry) {
         let count = self.numbers.len();
-        self.numbers.fill(entry.bias);
-        for (plane, bytes) in planes.chunks_exact(count.max(1)).enumerate() {
+        let mut planes = planes.chunks_exact(count.max(1));
+        let Some(lowest) = planes.next() else { return self.numbers.fill(entry.bias) };
+        for (number, &byte) in self.numbers.iter_mut().zip(lowest) {
+            *number = entry.bias.wrapping_add(u64::from(byte));
+        }
+        for (plane, bytes) in (1..).zip(planes) {
             for (number, &byte) in self.numbers.iter_mut().zip(bytes) {
                 *number = number.wrapping_add(u64::from(byte) << (8 * plane));
             }

@@ -126,7 +126,7 @@ impl<W: Write> Pftrace<W> {
         let sequence = self.sequence();
         let mut sequence_field = Vec::with_capacity(6);
         sequence_field.uint(field::packet::SEQUENCE_ID, u64::from(sequence));
-        let mut bytes = [0; 6];
+        let mut bytes = [0; 8];
         let len = sequence_field.len().min(bytes.len());
         bytes[..len].copy_from_slice(&sequence_field[..len]);
         self.lanes.push(LaneState {
