@@ -92,6 +92,9 @@ fn the_demo_tells_what_the_stand_in_emitted() {
         let device = &own["tables"]["devices"][0];
         assert!(device["busy_percent"].as_f64().unwrap() > 0.0, "{device}");
         assert_eq!(device["name"], "Ascend NPU");
+        assert!(device["communication_percent"].as_f64().unwrap() > 0.0, "{device}");
+        let types = own["tables"]["kernel_types"].as_array().unwrap();
+        assert!(types.iter().any(|row| row["name"] == "KERNEL_AICORE"), "{types:?}");
     }
 
     let open = PathBuf::from(outcome["open"].as_str().unwrap());

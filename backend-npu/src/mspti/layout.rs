@@ -161,3 +161,172 @@ record!(communication, 72, {
     algorithm: u64 = ALGORITHM 40, name: u64 = NAME 48, communicator: u64 = COMMUNICATOR 56,
     correlation: u64 = CORRELATION 64,
 });
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// C that holds where the compiler lays the stand-in's records out as the table above says.
+    fn assertions() -> String {
+        let mut text = "#include \"records.h\"\n".to_owned();
+        let mut of = |name: &str, size: usize, fields: &[(&str, usize)]| {
+            text.push_str(&format!(
+                "_Static_assert(sizeof(struct {name}) == {size}, \"{name}\");\n"
+            ));
+            for (field, offset) in fields {
+                text.push_str(&format!(
+                    "_Static_assert(offsetof(struct {name}, {field}) == {offset}, \"{name}.{field}\");\n"
+                ));
+            }
+        };
+        of(
+            "marker",
+            marker::SIZE,
+            &[
+                ("flag", marker::FLAG),
+                ("source", marker::SOURCE),
+                ("timestamp", marker::TIME),
+                ("id", marker::ID),
+                ("object[0]", marker::FIRST),
+                ("object[1]", marker::SECOND),
+                ("name", marker::NAME),
+                ("domain", marker::DOMAIN),
+            ],
+        );
+        of(
+            "api",
+            api::SIZE,
+            &[
+                ("start", api::START),
+                ("end", api::END),
+                ("at.process", api::PROCESS),
+                ("at.thread", api::THREAD),
+                ("correlation", api::CORRELATION),
+                ("name", api::NAME),
+            ],
+        );
+        of(
+            "kernel",
+            kernel::SIZE,
+            &[
+                ("start", kernel::START),
+                ("end", kernel::END),
+                ("at.device", kernel::DEVICE),
+                ("at.stream", kernel::STREAM),
+                ("correlation", kernel::CORRELATION),
+                ("type", kernel::TYPE),
+                ("name", kernel::NAME),
+            ],
+        );
+        of(
+            "hccl",
+            hccl::SIZE,
+            &[
+                ("start", hccl::START),
+                ("end", hccl::END),
+                ("at.device", hccl::DEVICE),
+                ("at.stream", hccl::STREAM),
+                ("bandwidth", hccl::BANDWIDTH),
+                ("name", hccl::NAME),
+                ("communicator", hccl::COMMUNICATOR),
+            ],
+        );
+        of(
+            "memory",
+            memory::SIZE,
+            &[
+                ("operation", memory::OPERATION),
+                ("memory_kind", memory::MEMORY_KIND),
+                ("correlation", memory::CORRELATION),
+                ("start", memory::START),
+                ("end", memory::END),
+                ("address", memory::ADDRESS),
+                ("bytes", memory::BYTES),
+                ("process", memory::PROCESS),
+                ("device", memory::DEVICE),
+                ("stream", memory::STREAM),
+            ],
+        );
+        of(
+            "memset_record",
+            memset::SIZE,
+            &[
+                ("value", memset::VALUE),
+                ("bytes", memset::BYTES),
+                ("start", memset::START),
+                ("end", memset::END),
+                ("device", memset::DEVICE),
+                ("stream", memset::STREAM),
+                ("correlation", memset::CORRELATION),
+                ("is_async", memset::IS_ASYNC),
+            ],
+        );
+        of(
+            "memcpy_record",
+            memcpy::SIZE,
+            &[
+                ("copy_kind", memcpy::COPY_KIND),
+                ("bytes", memcpy::BYTES),
+                ("start", memcpy::START),
+                ("end", memcpy::END),
+                ("device", memcpy::DEVICE),
+                ("stream", memcpy::STREAM),
+                ("correlation", memcpy::CORRELATION),
+                ("is_async", memcpy::IS_ASYNC),
+            ],
+        );
+        of(
+            "external",
+            external::SIZE,
+            &[
+                ("external_kind", external::EXTERNAL_KIND),
+                ("external_id", external::ID),
+                ("correlation", external::CORRELATION),
+            ],
+        );
+        of(
+            "communication",
+            communication::SIZE,
+            &[
+                ("data_type", communication::DATA_TYPE),
+                ("count", communication::COUNT),
+                ("at.device", communication::DEVICE),
+                ("at.stream", communication::STREAM),
+                ("start", communication::START),
+                ("end", communication::END),
+                ("algorithm", communication::ALGORITHM),
+                ("name", communication::NAME),
+                ("communicator", communication::COMMUNICATOR),
+                ("correlation", communication::CORRELATION),
+            ],
+        );
+        text
+    }
+
+    /// Ascend's hosts are mostly aarch64.
+    #[test]
+    fn c_compilers_of_both_machines_agree_with_the_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("layout.c");
+        let records = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fakes/fake-mspti/src");
+        for compiler in ["cc", "aarch64-linux-gnu-gcc"] {
+            for (text, holds) in [
+                (assertions(), true),
+                // A table that is off by one field must not hold.
+                (assertions().replacen("== 4,", "== 8,", 1), false),
+            ] {
+                std::fs::write(&source, text).unwrap();
+                let mut command = Command::new(compiler);
+                command.args(["-fsyntax-only", "-w", "-I", records]).arg(&source);
+                let Ok(out) = command.output() else {
+                    eprintln!("skipped: there is no {compiler} here");
+                    break;
+                };
+                let said = String::from_utf8_lossy(&out.stderr);
+                assert_eq!(out.status.success(), holds, "{compiler}: {said}");
+            }
+        }
+    }
+}

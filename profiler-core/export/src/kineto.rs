@@ -166,6 +166,9 @@ impl<W: Write> Kineto<W> {
         };
         let cat = match drawn.item.kind {
             ItemKind::Step => "user_annotation",
+            // As Kineto calls what no CUDA device does.
+            ItemKind::Communication => "collective_comm",
+            ItemKind::ApiCall if CATEGORIES[category] == "acl_runtime" => "privateuse1_runtime",
             _ => CATEGORIES[category],
         };
         let mut text = Vec::new();

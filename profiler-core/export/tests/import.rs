@@ -127,7 +127,7 @@ fn npu_trace() -> String {
 {{"ph":"X","name":"aten::add","pid":4242,"tid":4300,"ts":"1719384920000100.125","dur":12.5,"cat":"cpu_op","args":{{"Sequence number":7}}}},
 {{"ph":"X","name":"AscendCL@aclnnAdd","pid":{cann},"tid":4300,"ts":"1719384920000105.000","dur":4.0,"args":{{"level":"acl","connection_id":91}}}},
 {{"ph":"X","name":"aclnnAdd_AddAiCore_Add","pid":{hardware},"tid":2,"ts":"1719384920000120.250","dur":30.75,"args":{{"Model Id":4294967295,"Task Type":"AI_VECTOR_CORE","Physic Stream Id":2,"Task Id":5,"connection_id":91}}}},
-{{"ph":"X","name":"hcom_allReduce__123_0_1","pid":{communication},"tid":0,"ts":"1719384920000160.000","dur":50.0,"args":{{"connection_id":95,"data_type":"BFP16","alg_type":"MESH-RING-NA","count":4096}}}},
+{{"ph":"X","name":"hcom_allReduce__123_0_1","pid":{communication},"tid":0,"ts":"1719384920000140.000","dur":50.0,"args":{{"connection_id":95,"data_type":"BFP16","alg_type":"MESH-RING-NA","count":4096}}}},
 {{"ph":"X","name":"Notify_Wait","pid":{communication},"tid":1,"ts":"1719384920000161.000","dur":5.0,"args":{{}}}},
 {{"ph":"X","name":"Computing","pid":{overlap},"tid":1,"ts":"1719384920000120.250","dur":30.75,"args":{{}}}},
 {{"ph":"C","name":"AI Core Freq","pid":{hardware},"tid":0,"ts":"1719384920000100.000","args":{{"MHz":1850}}}},
@@ -159,6 +159,12 @@ fn a_directory_of_torch_npu_becomes_rows() {
         (3, "Ascend NPU")
     );
     assert_eq!(worker.tables.communication[0].total_us, 50.0);
+    let types = &worker.tables.kernel_types;
+    assert_eq!((types[0].name.as_str(), types[0].total_us), ("AI_VECTOR_CORE", 30.75));
+    // The kernel ended 11 us after the collective began.
+    let device = &worker.tables.devices[0];
+    assert_eq!(device.communication_overlap_percent.round(), 22.0);
+    assert!(device.communication_percent > 0.0);
     assert_eq!(worker.tables.counters[0].unit, "MHz");
 }
 
@@ -173,6 +179,10 @@ fn what_was_imported_is_exported_again_and_merged_with_others() {
     let output = dir.path().join("again.json");
     let request = ExportRequest::new(spools.to_vec(), output.clone(), TraceFormat::Kineto);
     profiler_export::run(&request, &mut |_| true).unwrap();
+    let text = std::fs::read_to_string(&output).unwrap();
+    for category in ["kernel", "collective_comm", "privateuse1_runtime"] {
+        assert!(text.contains(&format!("\"cat\":\"{category}\"")), "{category}");
+    }
     // Ours are read again as well, with the same work in them.
     let (report, summary) = imported(&output);
     assert_eq!((report.rows["kernel"], report.rows["communication"]), (2, 1));

@@ -135,7 +135,11 @@ impl Survey {
                 self.end = self.end.max(start.saturating_add(event.duration()));
                 let is_host = matches!(
                     event.cat.as_ref(),
-                    "cpu_op" | "cuda_runtime" | "cuda_driver" | "user_annotation"
+                    "cpu_op"
+                        | "cuda_runtime"
+                        | "cuda_driver"
+                        | "privateuse1_runtime"
+                        | "user_annotation"
                 );
                 if self.process == 0 && is_host {
                     self.process = event.pid_text().parse().unwrap_or(0);

@@ -270,9 +270,11 @@ impl Translator<'_> {
             "gpu_memset" => self.set(event, start, end),
             "cuda_runtime" => self.call(event, start, end, ApiDomain::CudaRuntime),
             "cuda_driver" => self.call(event, start, end, ApiDomain::CudaDriver),
-            "acl_runtime" => self.call(event, start, end, ApiDomain::AscendRuntime),
+            "privateuse1_runtime" | "acl_runtime" => {
+                self.call(event, start, end, ApiDomain::AscendRuntime)
+            }
             "cpu_op" => self.operator(event, start, end),
-            "communication" => self.communication(event, start, end),
+            "collective_comm" | "communication" => self.communication(event, start, end),
             "overhead" => {
                 let row = Overhead {
                     start,

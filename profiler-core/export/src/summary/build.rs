@@ -221,6 +221,7 @@ fn tables(
             .sum(),
         functions: functions(members, context, names),
         kernels: times(&merged(members, |sums| &sums.kernels), readable, false),
+        kernel_types: times(&merged(members, |sums| &sums.kernel_types), text, false),
         api_calls: times(&merged(members, |sums| &sums.api_calls), text, false),
         copies: times(&merged(members, |sums| &sums.copies), transfer, false),
         copy_sizes: sizes(&merged(members, |sums| &sums.copies)),
@@ -468,6 +469,9 @@ fn devices(members: &[(&Worker, &WorkerSums)]) -> Vec<DeviceRow> {
             let copy = sums.copy.covered_within(&windows);
             // Both together less either: the time in which both ran.
             let overlap = (compute + copy).saturating_sub(busy);
+            let communication = sums.communication.covered_within(&windows);
+            let either = sums.compute_or_communication.covered_within(&windows);
+            let both = (compute + communication).saturating_sub(either);
             let busy_percent = percent(busy, window);
             rows.push(DeviceRow {
                 worker: if members.len() > 1 { worker.title() } else { String::new() },
@@ -478,6 +482,8 @@ fn devices(members: &[(&Worker, &WorkerSums)]) -> Vec<DeviceRow> {
                 compute_percent: percent(compute, window),
                 copy_percent: percent(copy, window),
                 copy_overlap_percent: percent(overlap, copy),
+                communication_percent: percent(communication, window),
+                communication_overlap_percent: percent(both, communication),
                 uncertain_percent: percent(sums.busy.uncertain(), window),
                 kernels: sums.kernels,
                 kernels_us: us(sums.kernels_ns),

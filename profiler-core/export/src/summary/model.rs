@@ -121,6 +121,8 @@ pub struct Tables {
     pub functions: Vec<FunctionRow>,
     /// Kernels by name.
     pub kernels: Vec<TimeRow>,
+    /// Kernels by the vendor's type, where it has one (Ascend: `KERNEL_AICORE`, `KERNEL_AIVEC`).
+    pub kernel_types: Vec<TimeRow>,
     /// API calls by name.
     pub api_calls: Vec<TimeRow>,
     /// Copies and memsets by direction, by time.
@@ -238,7 +240,8 @@ pub struct FunctionRow {
     pub waiting_us: f64,
 }
 
-/// A device. The shares are of the windows, but for `copy_overlap_percent`.
+/// A device. The shares are of the windows, but for `copy_overlap_percent` and
+/// `communication_overlap_percent`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DeviceRow {
@@ -258,6 +261,10 @@ pub struct DeviceRow {
     pub copy_percent: f64,
     /// The share of the copies' time during which a kernel ran too.
     pub copy_overlap_percent: f64,
+    /// A collective or point-to-point communication ran, where such are rows of their own.
+    pub communication_percent: f64,
+    /// The share of the communication's time during which a kernel ran too.
+    pub communication_overlap_percent: f64,
     /// How much of `busy_percent` is an estimate, because rows came very late.
     pub uncertain_percent: f64,
     /// Kernels.

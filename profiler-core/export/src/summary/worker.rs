@@ -28,6 +28,7 @@ pub(super) struct WorkerSums {
     pub(super) operators: ByName<StringId>,
     pub(super) operators_by_shape: ByName<(StringId, u32)>,
     pub(super) kernels: ByName<StringId>,
+    pub(super) kernel_types: ByName<StringId>,
     pub(super) api_calls: ByName<StringId>,
     pub(super) copies: ByName<Transfer>,
     pub(super) communication: ByName<StringId>,
@@ -121,6 +122,8 @@ pub(super) struct DeviceSums {
     pub(super) busy: Coverage,
     pub(super) compute: Coverage,
     pub(super) copy: Coverage,
+    pub(super) communication: Coverage,
+    pub(super) compute_or_communication: Coverage,
     pub(super) kernels: u64,
     pub(super) kernels_ns: u64,
 }
@@ -226,11 +229,15 @@ impl WorkerSums {
     pub(super) fn kernel(&mut self, row: &Kernel, buckets: &mut usize) {
         let time = row.end.saturating_sub(row.start);
         add(&mut self.kernels, row.name, time, row.flags, buckets);
+        if !row.category.is_none() {
+            add(&mut self.kernel_types, row.category, time, row.flags, buckets);
+        }
         if let Some(device) = self.device(row.device) {
             device.kernels += 1;
             device.kernels_ns = device.kernels_ns.saturating_add(time);
             device.busy.add(row.start, row.end);
             device.compute.add(row.start, row.end);
+            device.compute_or_communication.add(row.start, row.end);
         }
     }
 
@@ -276,6 +283,10 @@ impl WorkerSums {
             row.flags,
             buckets,
         );
+        if let Some(device) = self.device(row.device) {
+            device.communication.add(row.start, row.end);
+            device.compute_or_communication.add(row.start, row.end);
+        }
     }
 
     pub(super) fn synchronization(&mut self, row: &Synchronization, buckets: &mut usize) {

@@ -57,6 +57,7 @@ pub(super) fn grids(tables: &Tables) -> Vec<Grid> {
         functions(&tables.functions),
         devices(&tables.devices),
         nsys("kernels", "Kernels", "Instances", "Name", &tables.kernels),
+        nsys("kernel_types", "Kernels by type", "Instances", "Type", &tables.kernel_types),
         nsys("api_calls", "API calls", "Num Calls", "Name", &tables.api_calls),
         nsys("copies", "Copies by time", "Count", "Operation", &tables.copies),
         sizes(&tables.copy_sizes),
@@ -278,7 +279,7 @@ fn functions(rows: &[FunctionRow]) -> Grid {
 }
 
 fn devices(rows: &[DeviceRow]) -> Grid {
-    let columns = vec![
+    let mut columns = vec![
         "Device",
         "Busy (%)",
         "Idle (%)",
@@ -290,21 +291,33 @@ fn devices(rows: &[DeviceRow]) -> Grid {
         "Name",
         "Worker",
     ];
+    // Of devices whose collectives are kernels there is nothing to say.
+    let communicates = rows.iter().any(|row| row.communication_percent > 0.0);
+    if communicates {
+        columns.splice(6..6, ["Communication (%)", "Communication under kernels (%)"]);
+    }
     let rows = rows
         .iter()
         .map(|row| {
-            vec![
+            let mut cells = vec![
                 Cell::Count(u64::from(row.device)),
                 Cell::Percent(row.busy_percent),
                 Cell::Percent(row.idle_percent),
                 Cell::Percent(row.compute_percent),
                 Cell::Percent(row.copy_percent),
                 Cell::Percent(row.copy_overlap_percent),
+            ];
+            if communicates {
+                cells.push(Cell::Percent(row.communication_percent));
+                cells.push(Cell::Percent(row.communication_overlap_percent));
+            }
+            cells.extend([
                 Cell::Count(row.kernels),
                 Cell::Us(row.kernels_us),
                 Cell::Text(row.name.clone()),
                 Cell::Text(row.worker.clone()),
-            ]
+            ]);
+            cells
         })
         .collect();
     Grid { name: "devices", title: "Devices", columns, rows }

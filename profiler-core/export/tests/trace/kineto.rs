@@ -258,7 +258,7 @@ fn every_kind_of_row_has_its_event() {
     assert_eq!(copy["args"]["bytes"], 4_000);
     assert_eq!(copy["args"]["memory bandwidth (GB/s)"], 400);
     assert_eq!(of_category(&trace, "gpu_memset")[0]["name"], "Memset (Device)");
-    assert_eq!(of_category(&trace, "communication")[0]["args"]["Group size"], 2);
+    assert_eq!(of_category(&trace, "collective_comm")[0]["args"]["Group size"], 2);
     let sync = of_category(&trace, "cuda_sync")[0];
     assert_eq!(
         (&sync["name"], &sync["tid"]),
