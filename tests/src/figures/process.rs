@@ -1,5 +1,8 @@
 //! Processes that become workers: plugins, joining, launching.
 
+mod injected;
+mod joining;
+mod killed;
 mod plugin_door;
 
 use super::FigureEntry;
@@ -8,11 +11,16 @@ use super::role::Role;
 /// The figures.
 #[must_use]
 pub fn figures() -> Vec<FigureEntry> {
-    plugin_door::figures()
+    let mut figures = joining::figures();
+    figures.extend(killed::figures());
+    figures.extend(plugin_door::figures());
+    figures
 }
 
 /// Processes of these figures' own.
 #[must_use]
 pub fn roles() -> Vec<Role> {
-    plugin_door::roles()
+    let mut roles = injected::roles();
+    roles.extend(plugin_door::roles());
+    roles
 }
