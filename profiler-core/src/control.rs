@@ -139,6 +139,9 @@ pub struct BackendProbe {
     /// The plugin that it came in; absent = it is linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<PluginOrigin>,
+    /// What its driver keeps of earlier captures now, `None` = nothing that is known of.
+    #[serde(default)]
+    pub driver: Option<DriverState>,
 }
 
 /// What a controller asks.

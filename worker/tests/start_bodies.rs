@@ -21,6 +21,7 @@ fn device(available: bool) -> BackendProbe {
             ProbeReport::unavailable("no_driver", "libcuda.so.1 is not there", "")
         },
         plugin: None,
+        driver: None,
     }
 }
 

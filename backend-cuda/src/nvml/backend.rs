@@ -25,14 +25,27 @@ const MOST_HZ: u32 = 50;
 ///
 /// No part of the registry: what it reads is the machine's, so that one agent a host has it.
 #[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct HostCounters;
+pub struct HostCounters {
+    /// Initialised at the first session: that takes up to a second where no other process keeps
+    /// the driver awake.
+    nvml: Mutex<Option<Arc<Nvml>>>,
+}
 
 impl HostCounters {
     /// The backend.
     #[must_use]
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    fn nvml(&self) -> Result<Arc<Nvml>, BackendError> {
+        let mut opened = lock(&self.nvml);
+        if let Some(nvml) = &*opened {
+            return Ok(Arc::clone(nvml));
+        }
+        let nvml = Arc::new(Nvml::open()?);
+        *opened = Some(Arc::clone(&nvml));
+        Ok(nvml)
     }
 }
 
@@ -55,7 +68,7 @@ impl ProfilerBackend for HostCounters {
         sink: Arc<dyn RecordSink>,
         clock: Arc<dyn ClockSource>,
     ) -> Result<Box<dyn ProfileSession>, BackendError> {
-        let nvml = Arc::new(Nvml::open()?);
+        let nvml = self.nvml()?;
         let stream = sink.open_stream(StreamInfo {
             producer: "nvml".to_owned(),
             thread: 0,

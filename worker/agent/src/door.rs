@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use profiler_core::backend::{BackendId, ProfileSession, SessionConfig, SessionSummary};
+use profiler_core::backend::{
+    BackendId, DriverState, ProfileSession, SessionConfig, SessionSummary,
+};
 use profiler_core::clock::ClockSource;
 use profiler_core::control::BackendProbe;
 use profiler_core::error::BackendError;
@@ -92,9 +94,15 @@ impl Backends {
                 role: registered.role,
                 priority: registered.priority,
                 report: self.probe_one(registered),
+                driver: self.driver_of(registered),
                 plugin: self.registry.origin(&registered.id()).cloned(),
             })
             .collect()
+    }
+
+    fn driver_of(&self, registered: &RegisteredBackend) -> Option<DriverState> {
+        let asked = self.panicked.guard(&registered.id(), || Ok(registered.backend.driver()));
+        asked.ok().flatten()
     }
 
     fn probe_one(&self, registered: &RegisteredBackend) -> ProbeReport {

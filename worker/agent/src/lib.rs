@@ -45,6 +45,7 @@ mod spans;
 
 pub use agent::{Agent, AgentBuilder, AgentError, LocalAgent};
 pub use backends::backends;
+pub use linked::host_counters;
 #[cfg(feature = "tracing-layer")]
 pub use spans::TracingLayer;
 pub use spans::{FieldValue, MarkerBuilder, SpanBuilder, SpanGuard, marker, span, step};

@@ -45,6 +45,9 @@ pub struct ControllerOptions {
     pub map: MapRules,
     /// Called when a start begins, before workers are chosen: whoever finds workers looks again.
     pub before_start: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Whether the counters of NVIDIA devices are read, once for all workers, while one of them
+    /// records such a device.
+    pub host_counters: bool,
     /// Where time comes from.
     pub clock: Arc<dyn ClockSource>,
 }
@@ -70,6 +73,7 @@ impl Default for ControllerOptions {
             follow: true,
             map: MapRules::default(),
             before_start: None,
+            host_counters: true,
             clock: Arc::new(SystemClock::new()),
         }
     }

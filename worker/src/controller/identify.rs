@@ -21,7 +21,7 @@ impl Inner {
             // Processes of other namespaces have no id here: these are beyond all that there are.
             let mut elsewhere = u32::MAX;
             for (key, worker) in &state.workers {
-                if worker.joined_by == JOINED_BY_PROGRAM {
+                if worker.joined_by == JOINED_BY_PROGRAM || state.host.as_ref() == Some(key) {
                     continue;
                 }
                 let id = worker.local_pid.unwrap_or(elsewhere);

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use profiler_agent::link::{Connection, LinkError};
+use profiler_core::backend::DriverState;
 use profiler_core::control::{
     AgentEvent, AgentRequest, CalledWorker, FromAgent, Hello, Outcome, PROTOCOL_VERSION,
     SessionStatus, Stop, ToAgent, WorkerError,
@@ -13,6 +14,7 @@ use profiler_core::control::{
 use profiler_core::error::chain;
 use profiler_core::identity::WorkerIdentity;
 
+use super::drivers::Residue;
 use super::identify;
 use super::state::{Inner, Worker};
 use super::status::ProcessLine;
@@ -149,6 +151,7 @@ impl Inner {
             backends: hello.backends,
             refused_plugins: hello.refused_plugins,
             status: hello.session.clone(),
+            residue: None,
             pending: BTreeMap::new(),
         };
         let is_idle = hello.session.is_none();
@@ -253,6 +256,9 @@ impl Inner {
             AgentEvent::Finished { result } => {
                 if let Some(worker) = state.workers.get_mut(key) {
                     worker.status = None;
+                    let kept = result.driver == Some(DriverState::Residue);
+                    let session = result.session.clone();
+                    worker.residue = kept.then_some(Residue { session, asked: None });
                 }
                 if let Some(session) = state.sessions.get_mut(&result.session) {
                     session.take_result(key, *result);

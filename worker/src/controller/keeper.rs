@@ -34,6 +34,7 @@ pub(super) fn keep(inner: &Arc<Inner>) {
         inner.settle_silent();
         inner.settle_overdue();
         inner.resume_stops();
+        inner.stop_hosts();
         let open: Vec<String> = {
             let mut state = inner.lock();
             state.release_current();

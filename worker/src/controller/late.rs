@@ -72,7 +72,7 @@ impl Inner {
         let mut state = self.lock();
         state.release_current();
         let session = state.sessions.get(state.current.as_ref()?)?;
-        let worker = state.workers.get(key)?;
+        let worker = state.workers.get(key).filter(|_| state.host.as_deref() != Some(key))?;
         let request = &session.record.request;
         if request.follow == Some(false) {
             return None;

@@ -11,9 +11,11 @@
 mod adopt;
 mod ask;
 mod build;
+mod drivers;
 mod error;
 mod export;
 mod files;
+mod host;
 mod identify;
 mod join;
 mod keeper;

@@ -112,7 +112,8 @@ impl Inner {
             .transpose()
             .map_err(|source| StartError::Label { source })?;
         let turn = self.take_turn()?;
-        let chosen = self.choose(request)?;
+        let mut chosen = self.choose(request)?;
+        chosen.extend(self.host(&chosen));
         let (dir, mut record) = self.lay_out(label.as_ref())?;
         record.allow_partial = request.allow_partial.unwrap_or(false);
         record.merge = request.merge_profiles.unwrap_or(false);
@@ -302,17 +303,23 @@ impl Inner {
         }
         let armed = self.ask_all(asks, self.options.arm_deadline);
         let failed = self.take_armed(&id, chosen, armed);
+        // The host's counters are extra: no start fails for want of them.
+        let is_worker = |who: &WorkerIdentity| {
+            !chosen.iter().any(|chosen| chosen.plan.is_host && chosen.identity.key == who.key)
+        };
+        let asked = chosen.iter().filter(|worker| !worker.plan.is_host).count();
+        let missing = || failed.iter().filter(|(who, _)| is_worker(who));
         // Processes end: one that nobody expects to stay is not missed.
-        let gone = failed.iter().filter(|(worker, error)| is_gone(chosen, worker, error)).count();
-        let allowed = if gone == failed.len() {
-            failed.is_empty() || gone < chosen.len()
-        } else {
-            self.allows(&id, failed.len(), chosen.len())
+        let gone = missing().filter(|(worker, error)| is_gone(chosen, worker, error)).count();
+        let allowed = match missing().count() {
+            missing if gone == missing => missing == 0 || gone < asked,
+            missing => self.allows(&id, missing, asked),
         };
         self.disarm(fence, if allowed { &failed } else { &[] }, (!allowed).then_some(chosen));
         if !allowed {
             self.forget(&id);
-            let workers = failed.into_iter().map(|(who, error)| (name_of(&who), error)).collect();
+            let workers = failed.into_iter().filter(|(who, _)| is_worker(who));
+            let workers = workers.map(|(who, error)| (name_of(&who), error)).collect();
             return Err(StartError::NotArmed { workers });
         }
         self.accept_failures(&id, failed);
@@ -451,13 +458,14 @@ impl Inner {
         let Some(session) = state.sessions.get(id) else { return answer };
         answer.directory = session.directory.display().to_string();
         answer.t0 = session.record.t0.unwrap_or_default();
-        let armed = session.runs.iter().filter_map(|run| run.armed.as_ref());
+        let workers = || session.runs.iter().filter(|run| !run.record.host);
+        let armed = workers().filter_map(|run| run.armed.as_ref());
         answer.armed_spread_ns = spread(armed.map(|armed| armed.at.monotonic_ns));
-        let committed = || session.runs.iter().filter_map(|run| run.committed);
+        let committed = || workers().filter_map(|run| run.committed);
         answer.commit_spread_ns = spread(committed().map(|at| at.monotonic_ns));
         let last = committed().map(|at| at.monotonic_ns).max().unwrap_or(0);
         answer.commit_late_ns = last.saturating_sub(answer.t0.monotonic_ns);
-        for run in &session.runs {
+        for run in workers() {
             let (worker, armed) = (&run.record.worker, run.armed.as_ref());
             let note = run.record.note.clone().unwrap_or_default();
             answer.workers.push(StartedWorker {
@@ -502,7 +510,10 @@ pub(super) fn make_spool(
     dir: &SessionDir,
     worker: &Chosen,
 ) -> Result<(File, WorkerRecord), StartError> {
-    let place = TracePath::worker(&worker.identity);
+    let place = match worker.plan.is_host {
+        true => TracePath::host(&worker.identity),
+        false => TracePath::worker(&worker.identity),
+    };
     let (file, spool) =
         dir.create_file(&place, "spool").map_err(|source| StartError::Root { source })?;
     let record = WorkerRecord {
@@ -513,6 +524,7 @@ pub(super) fn make_spool(
         arguments: worker.plan.arguments,
         note: worker.plan.note.clone(),
         late: false,
+        host: worker.plan.is_host,
     };
     Ok((file, record))
 }
@@ -558,8 +570,7 @@ pub(super) fn arm(
 
 /// The keys of the workers that the request selects.
 fn select(state: &State, request: &StartRequest, socket: &str) -> Result<Vec<String>, StartError> {
-    let workers: Vec<&WorkerIdentity> =
-        state.workers.values().map(|worker| &worker.identity).collect();
+    let workers: Vec<&WorkerIdentity> = state.joined().map(|worker| &worker.identity).collect();
     if workers.is_empty() {
         return Err(StartError::NoWorkers { socket: socket.to_owned() });
     }

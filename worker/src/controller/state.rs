@@ -16,6 +16,7 @@ use profiler_core::schedule::StepSource;
 use profiler_core::trace_path::{RootClaim, TraceRoot};
 
 use super::build::ControllerOptions;
+use super::drivers::Residue;
 use super::status::ProcessLine;
 use crate::exports::Exports;
 use crate::links::{Listener, WorkerLink};
@@ -51,6 +52,8 @@ impl fmt::Debug for Inner {
 pub(super) struct State {
     /// The workers, by key.
     pub(super) workers: BTreeMap<String, Worker>,
+    /// The key of the one that reads the host's counters, and is no worker.
+    pub(super) host: Option<String>,
     /// The sessions at hand, by id: the running one, those being exported, the last few.
     pub(super) sessions: BTreeMap<String, Session>,
     /// The session that occupies the workers.
@@ -89,6 +92,8 @@ pub(super) struct Worker {
     pub(super) backends: Vec<BackendProbe>,
     pub(super) refused_plugins: Vec<RefusedPlugin>,
     pub(super) status: Option<SessionStatus>,
+    /// What its driver kept of its last session.
+    pub(super) residue: Option<Residue>,
     /// Who waits for which answer.
     pub(super) pending: BTreeMap<u64, Sender<(String, Outcome)>>,
 }
@@ -159,8 +164,8 @@ impl Inner {
     }
 
     pub(super) fn wait_for_workers(&self, count: usize, timeout: Duration) -> bool {
-        self.wait_until(timeout, |state| state.closing || state.workers.len() >= count)
-            && self.lock().workers.len() >= count
+        self.wait_until(timeout, |state| state.closing || state.joined().count() >= count)
+            && self.lock().joined().count() >= count
     }
 
     pub(super) fn wait_until_idle(&self, timeout: Duration) -> bool {
@@ -175,6 +180,12 @@ impl Inner {
 }
 
 impl State {
+    /// The workers that have joined, without what reads the host's counters.
+    pub(super) fn joined(&self) -> impl Iterator<Item = &Worker> {
+        let is_worker = |(key, _): &(&String, &Worker)| self.host.as_ref() != Some(*key);
+        self.workers.iter().filter(is_worker).map(|(_, worker)| worker)
+    }
+
     /// The session that occupies the workers; one whose workers are all done occupies none.
     pub(super) fn release_current(&mut self) {
         let Some(current) = &self.current else { return };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use profiler_core::backend::DriverState;
 use profiler_core::clock::Instant;
 use profiler_core::control::{SessionStatus, WorkerState};
 use profiler_core::probe::ProbeReport;
@@ -163,6 +164,10 @@ pub struct BackendStatus {
     pub available: bool,
     /// Its devices' names.
     pub devices: Vec<String>,
+    /// What its driver keeps of earlier captures, which costs each launch some time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub driver: Option<DriverState>,
     /// Why it cannot, and what to do; or what a person should know.
     pub notes: Vec<String>,
     /// The plugin that it came in, with its version; absent = it is linked.
@@ -186,6 +191,7 @@ impl Inner {
 
     pub(super) fn status(&self) -> Status {
         self.identify();
+        self.look_at_drivers();
         let socket_dir = self.socket_dir().map(|dir| dir.display().to_string());
         let mut state = self.lock();
         // A launcher that was killed takes nothing back.
@@ -209,14 +215,14 @@ impl Inner {
             }),
             default_limits: self.options.defaults.all.limits.clone(),
             socket_dir,
-            workers: state.workers.values().map(worker).collect(),
+            workers: state.joined().map(worker).collect(),
             not_joined: state.not_joined.values().flatten().cloned().collect(),
         }
     }
 }
 
 fn running(session: &Session) -> RunningSession {
-    let workers = session.runs.iter().map(|run| {
+    let workers = session.runs.iter().filter(|run| !run.record.host).map(|run| {
         let status = run.status.as_ref();
         let number = |field: fn(&SessionStatus) -> u64| status.map_or(0, field);
         RunningWorker {
@@ -256,7 +262,14 @@ fn worker(worker: &Worker) -> WorkerStatus {
             _ => (false, Vec::new(), Vec::new()),
         };
         let plugin = backend.plugin.as_ref().map(ToString::to_string);
-        BackendStatus { id: backend.id.to_string(), available, devices, notes, plugin }
+        BackendStatus {
+            id: backend.id.to_string(),
+            available,
+            devices,
+            driver: backend.driver,
+            notes,
+            plugin,
+        }
     });
     let refused_plugins = worker.refused_plugins.iter().map(|refused| refused.reason.clone());
     WorkerStatus {

@@ -163,6 +163,9 @@ pub struct WorkerLine {
     /// It joined when the session already ran.
     #[serde(default, skip_serializing_if = "is_false")]
     pub late: bool,
+    /// It is no worker but the counters of the host's devices.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub host_counters: bool,
     /// Its stage is not known.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unattributed: bool,
@@ -326,6 +329,7 @@ impl WorkerLine {
             error: None,
             accepted: false,
             late: false,
+            host_counters: false,
             unattributed: worker.stage.is_none(),
             driver: None,
             stopped_by: None,

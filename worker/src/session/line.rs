@@ -19,6 +19,8 @@ impl WorkerRun {
     pub(super) fn line(&self, directory: &Path) -> WorkerLine {
         let mut line = WorkerLine::of(&self.record.worker, self.record.limits.clone());
         line.late = self.record.late;
+        line.host_counters = self.record.host;
+        line.unattributed &= !self.record.host;
         line.accepted = self.accepted;
         if let Some(armed) = &self.armed {
             line.backend = armed.backend.as_ref().map(ToString::to_string);

@@ -11,6 +11,7 @@ mod run;
 
 use std::path::{Path, PathBuf};
 
+use profiler_core::backend::DriverState;
 use profiler_core::clock::Instant;
 use profiler_core::control::{Armed, SessionStatus, WorkerError, WorkerResult};
 
@@ -117,6 +118,13 @@ impl Session {
         self.sealed = false;
     }
 
+    /// A worker's driver keeps nothing of the session any more.
+    pub(crate) fn detached(&mut self, key: &str) {
+        let Some(result) = self.run_mut(key).and_then(|run| run.result.as_mut()) else { return };
+        result.driver = Some(DriverState::Detached);
+        self.sealed = false;
+    }
+
     /// Something is wrong with a worker, and nothing more is expected of it.
     pub(crate) fn take_error(&mut self, key: &str, error: WorkerError) {
         if let Some(run) = self.run_mut(key) {
@@ -150,7 +158,7 @@ impl Session {
         let mut real = Window::default();
         let mut clock_error_ns = 0;
         let mut stopped_by = self.stop.as_ref().map(|(_, reason)| reason.clone());
-        for run in &self.runs {
+        for run in self.runs.iter().filter(|run| !run.record.host) {
             let Some(result) = &run.result else { continue };
             clock_error_ns = clock_error_ns.max(result.clock_error_ns);
             if stopped_by.is_none() && self.is_settled() {
@@ -169,7 +177,7 @@ impl Session {
         }
         let skew_ns = spread(begins.iter().copied());
         // A worker that came late is no measure of the start.
-        let punctual = || self.runs.iter().filter(|run| !run.record.late);
+        let punctual = || self.runs.iter().filter(|run| !run.record.late && !run.record.host);
         let armed =
             || punctual().filter_map(|run| run.armed.as_ref()).map(|armed| armed.at.monotonic_ns);
         let committed = punctual().filter_map(|run| run.committed).map(|at| at.monotonic_ns);

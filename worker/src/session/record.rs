@@ -61,4 +61,7 @@ pub(crate) struct WorkerRecord {
     pub(crate) note: Option<String>,
     /// It joined when the session already ran.
     pub(crate) late: bool,
+    /// It is the host's counters, and no worker.
+    #[serde(default)]
+    pub(crate) host: bool,
 }

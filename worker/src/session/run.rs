@@ -209,6 +209,7 @@ mod tests {
             arguments: EventArguments::default(),
             note: None,
             late: false,
+            host: false,
         });
         run.error = Some(WorkerError::new(code, "the commit"));
         run.take_result(WorkerResult {

@@ -48,6 +48,8 @@ pub struct Plan {
     pub arguments: EventArguments,
     /// Why no device is recorded, where nobody said that none shall be.
     pub note: Option<String>,
+    /// It is the host's part: counters of its devices, and no worker.
+    pub is_host: bool,
 }
 
 impl Plan {
@@ -120,6 +122,7 @@ impl StartRequest {
             formats,
             arguments: config.arguments,
             note: without.then(|| no_device(backends)),
+            is_host: false,
         }
     }
 

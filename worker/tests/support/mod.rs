@@ -97,6 +97,7 @@ impl Behaviour {
                 priority: 0,
                 report: ProbeReport::available(Vec::new()),
                 plugin: None,
+                driver: None,
             }],
         }
     }
