@@ -87,7 +87,12 @@ impl ProfilerConfig {
             ConfigValue::Text(text) => apply_text(field, text, effective),
             ConfigValue::List(list) => apply_list(field, list, effective),
             ConfigValue::Table(table) => {
-                effective.session.options.extend(table.clone());
+                let options = &mut effective.session.options;
+                for (backend, settings) in table {
+                    for (name, value) in settings.as_object().into_iter().flatten() {
+                        options.insert(format!("{backend}.{name}"), value.clone());
+                    }
+                }
                 PLAIN
             }
         }

@@ -259,3 +259,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn settings_of_a_backend_reach_it_under_its_name() {
+    let options = json!({"cuda": {"detach_after_ms": "off"}, "cpu": {"sampler.layout": "x"}});
+    let options = parse(json!({"options": options})).apply().effective.session.options;
+    assert_eq!(options.get("cuda.detach_after_ms"), Some(&json!("off")));
+    assert_eq!(options.get("cpu.sampler.layout"), Some(&json!("x")));
+    assert_eq!(options.len(), 2);
+}
