@@ -183,6 +183,8 @@ const LAG_EPOCHS: usize = 2;
 const IDLE_EPOCHS: u64 = 4;
 /// The rows of an epoch, in bytes.
 const EPOCH_BYTES: usize = 5 << 20;
+/// A list that could hold so many times what it holds gives memory back.
+const ROOMY: usize = 4;
 /// What may be kept at most.
 const MAX_BYTES: usize = 5 * EPOCH_BYTES;
 
@@ -383,6 +385,13 @@ impl Track {
         }
         items.drain(..due);
         late.drain(..late_due);
+        // What one track no longer needs, another may: many take turns where workers are merged.
+        if items.len() < items.capacity() / ROOMY {
+            items.shrink_to(items.len() * 2);
+        }
+        if late.len() < late.capacity() / ROOMY {
+            late.shrink_to(late.len() * 2);
+        }
         self.items = items;
         self.late = late;
         Ok(before - self.items.len() - self.late.len())

@@ -5,7 +5,7 @@ use std::path::Path;
 use profiler_core::thread::ended_cpu_ns;
 
 /// What a span, marker or step takes of the application's thread that makes it, in nanoseconds: the
-/// bound that the figure `agent/span_recorded` keeps. Measuring each would cost as much as it takes.
+/// bound that the figure `span-recording` keeps. Measuring each would cost as much as it takes.
 const MARK_COST_NS: u64 = 100;
 
 /// Processor time of this process's own threads since a beginning, of those that live and those
