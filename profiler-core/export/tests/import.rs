@@ -210,6 +210,13 @@ fn what_is_no_trace_says_what_it_lacks() {
     std::fs::create_dir_all(raw.join("PROF_000001_20240626_ABC")).unwrap();
     let error = import(&raw, &spool).unwrap_err();
     assert!(error.to_string().contains("analyse("), "{error}");
+    let raw = dir.path().join("PROF_000001_20240626144840_ABCDEFGH");
+    std::fs::create_dir_all(raw.join("device_0")).unwrap();
+    let error = import(&raw, &spool).unwrap_err();
+    assert!(error.to_string().contains("`msprof --export=on"), "{error}");
+    write(&raw, "mindstudio_profiler_output/msprof_20240626.json", &npu_trace());
+    assert!(is_foreign(&raw));
+    assert_eq!(imported(&raw).0.layout, "torch_npu");
     let error = import(&dir.path().join("nothing.json"), &spool).unwrap_err();
     assert!(matches!(error, ImportError::Read { .. }), "{error}");
 }

@@ -73,7 +73,7 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Write spools in another format.
     Export(ExportArgs),
-    /// Make a spool of a trace of another profiler: PyTorch's (Kineto) or torch_npu's.
+    /// Make a spool of a trace of another profiler: PyTorch's (Kineto), torch_npu's or msprof's.
     Import(ImportArgs),
     /// Tell what ran: per stage the top operations and functions, and busy and idle shares.
     Summary(SummaryArgs),
@@ -275,7 +275,7 @@ pub(crate) enum EventArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
-    /// The trace: `.json`, `.json.gz`, or a directory `…_ascend_pt`.
+    /// The trace: `.json`, `.json.gz`, or a directory `…_ascend_pt` or `PROF_…`.
     pub(crate) trace: PathBuf,
     /// The spool to write [default: beside the trace, named as it]. Nothing is replaced.
     #[arg(long, short, value_name = "FILE")]

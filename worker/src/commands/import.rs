@@ -42,7 +42,9 @@ fn report_text(report: &ImportReport) -> String {
 
 fn refused(error: ImportError) -> CommandError {
     let exit = match &error {
-        ImportError::NotATrace { .. } | ImportError::NotAnalysed { .. } => Exit::Usage,
+        ImportError::NotATrace { .. }
+        | ImportError::NotAnalysed { .. }
+        | ImportError::NotExported { .. } => Exit::Usage,
         _ => return error.into(),
     };
     CommandError::new(exit, error)

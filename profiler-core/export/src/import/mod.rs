@@ -1,7 +1,8 @@
 //! Traces that other profilers wrote become spools; all that comes after reads spools only.
 //!
 //! Two layouts are read, both as streams: PyTorch's Kineto JSON (an object with `traceEvents`),
-//! and `trace_view.json` of torch_npu's profiler (an array whose instants are strings). Events that
+//! and `trace_view.json` of torch_npu's profiler (an array whose instants are strings), which msprof's
+//! `msprof_*.json` resembles. Events that
 //! say what other events say already, or that this project has no rows for, are left out and
 //! counted by what they are.
 
@@ -73,6 +74,12 @@ pub enum ImportError {
     /// The directory of torch_npu's profiler was never analysed.
     #[error("{} holds raw data only: `python -c \"from torch_npu.profiler.profiler import analyse; analyse('{}')\"` makes a trace of it", path.display(), path.display())]
     NotAnalysed {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory of msprof was never exported.
+    #[error("{} holds raw data only: `msprof --export=on --type=text --output={}` makes a trace of it", path.display(), path.display())]
+    NotExported {
         /// The directory.
         path: PathBuf,
     },

@@ -13,6 +13,10 @@ const NPU_OUTPUT: &str = "ASCEND_PROFILER_OUTPUT";
 const NPU_TRACE: &str = "trace_view.json";
 const NPU_SUFFIX: &str = "_ascend_pt";
 
+/// What `msprof` writes, and where its export lies.
+const MSPROF_PREFIX: &str = "PROF_";
+const MSPROF_OUTPUT: &str = "mindstudio_profiler_output";
+
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A trace.
@@ -24,12 +28,13 @@ pub(super) struct Source {
 }
 
 /// Whether the path names a trace of another profiler: a `.json` or `.json.gz`, or a directory of
-/// torch_npu's.
+/// torch_npu's or msprof's.
 #[must_use]
 pub fn is_foreign(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     if path.is_dir() {
         return name.ends_with(NPU_SUFFIX)
+            || name.starts_with(MSPROF_PREFIX)
             || path.join(NPU_TRACE).is_file()
             || path.join(NPU_OUTPUT).join(NPU_TRACE).is_file();
     }
@@ -51,6 +56,12 @@ impl Source {
             if trace.is_file() {
                 return Ok(Self { path: trace, title: title(path) });
             }
+        }
+        if title(path).starts_with(MSPROF_PREFIX) {
+            return match msprof_trace(path) {
+                Some(trace) => Ok(Self { path: trace, title: title(path) }),
+                None => Err(ImportError::NotExported { path: path.to_owned() }),
+            };
         }
         Err(ImportError::NotAnalysed { path: path.to_owned() })
     }
@@ -78,4 +89,14 @@ impl Source {
     pub(super) fn unread(&self, source: std::io::Error) -> ImportError {
         ImportError::Read { path: self.path.clone(), source }
     }
+}
+
+/// The newest timeline that msprof exported: `msprof_<time>.json`.
+fn msprof_trace(path: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(path.join(MSPROF_OUTPUT)).ok()?;
+    let named = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.starts_with("msprof_") && name.ends_with(".json")
+    };
+    entries.flatten().map(|entry| entry.path()).filter(named).max()
 }
