@@ -9,6 +9,7 @@
 mod backend;
 mod cupti;
 mod decode;
+mod kineto;
 mod machine;
 mod nvml;
 mod place;

@@ -16,6 +16,7 @@ use profiler_core::error::{BackendError, chain};
 use profiler_core::thread::spawn_blocked;
 
 use crate::cupti::library::Cupti;
+use crate::kineto;
 
 /// Detaches in the life of a process: each leaves about half a megabyte of device memory.
 const MOST_DETACHES: u32 = 32;
@@ -223,8 +224,14 @@ fn detach(cupti: &Cupti) -> Result<(), BackendError> {
     let subscriber = cupti.subscribe()?;
     let finalize = || {
         // Clients of the older interface need no subscription.
-        if cupti.is_recording() == Some(true) {
-            return Err(BackendError::Busy { holder: None });
+        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        match cupti.is_recording() {
+            Some(true) => return Err(BackendError::Busy { holder: None }),
+            None if kineto::may_be_unseen(&maps()) => {
+                let holder = "PyTorch's profiler may use CUPTI, which this libcupti does not tell";
+                return Err(BackendError::Busy { holder: Some(holder.to_owned()) });
+            }
+            Some(false) | None => {}
         }
         cupti.flush_all(false)?;
         cupti.finalize()

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use profiler_agent::link::Connection;
-use profiler_core::backend::{BackendId, BackendRole};
+use profiler_core::backend::{BackendId, BackendRole, DriverState};
 use profiler_core::clock::{ClockDomain, ClockSource, SystemClock};
 use profiler_core::control::{
     AgentEvent, AgentReply, AgentRequest, Arm, Armed, BackendProbe, FromAgent, Hello, Outcome,
@@ -48,6 +48,8 @@ pub(crate) struct Behaviour {
     pub(crate) token: Option<String>,
     /// The device backend that it says recorded.
     pub(crate) backend: Option<BackendId>,
+    /// What it says that its driver keeps at the stop; asked later, it keeps nothing.
+    pub(crate) driver: Option<DriverState>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +92,7 @@ impl Behaviour {
             rows: 100,
             ends_by_itself: None,
             backend: None,
+            driver: None,
             token: None,
             backends: vec![BackendProbe {
                 id: BackendId::parse("cpu").unwrap(),
@@ -280,6 +283,13 @@ impl Loop {
                 let status = self.status(WorkerState::Idle);
                 Outcome::Done(Box::new(AgentReply::Stopping { status }))
             }
+            AgentRequest::Probe => {
+                let mut backends = self.behaviour.backends.clone();
+                for backend in &mut backends {
+                    backend.driver = self.behaviour.driver.map(|_| DriverState::Detached);
+                }
+                Outcome::Done(Box::new(AgentReply::Probed { backends }))
+            }
             _ => {
                 let _told = self.asked.send(Asked::Other);
                 Outcome::Failed(WorkerError::new("not_faked", "the fake does not know this"))
@@ -377,7 +387,7 @@ impl Loop {
             own_cpu_ns: 1,
             own_memory_bytes: 1,
             device_used: self.behaviour.backend.is_some().then_some(true),
-            driver: None,
+            driver: self.behaviour.driver,
             notes: Vec::new(),
         };
         let event = AgentEvent::Finished { result: Box::new(result) };
