@@ -1,6 +1,5 @@
 //! What a driver keeps of a capture: the manifest says it as it was at the stop, and as it is
 //! once somebody asks.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -19,7 +19,7 @@ struct Removed(std::path::PathBuf);
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        std::fs::remove_file(&self.0).unwrap();
+        std::fs::remove_file(&self.0).expect("the file was made by this test");
     }
 }
 
