@@ -253,6 +253,7 @@ pub fn arm(fence: u64) -> Arm {
         prefix: None,
         fence,
         spool_path: None,
+        called: None,
         capture: CaptureConfig {
             device: false,
             device_required: false,
