@@ -5,24 +5,25 @@
 
 mod calls;
 mod correlations;
+mod devices;
 mod rows;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use profiler_core::record::{
-    ApiCall, ApiDomain, ContextDef, DeviceDef, DeviceVendor, HeapRef, Kernel, LaunchConfigDef,
-    LaunchConfigId, Memcpy, Memset, Overhead, StreamDef, StringDef, StringId, Synchronization,
-    flag,
+    ApiCall, ApiDomain, ContextDef, HeapRef, Kernel, LaunchConfigDef, LaunchConfigId, Memcpy,
+    Memset, Overhead, StreamDef, StringDef, StringId, Synchronization, flag,
 };
 use profiler_core::sink::{Emit, RecordSink, StreamId};
 
 use crate::cupti::layout::{
-    self, Raw, api, context, device, domain, kernel, kind, memcpy, memset, overhead, peer, stream,
+    self, Raw, api, context, domain, kernel, kind, memcpy, memset, overhead, peer, stream,
     synchronization,
 };
 
 use self::calls::Nested;
 use self::correlations::Correlations;
+use self::devices::Devices;
 use self::rows::Rows;
 
 pub(crate) use self::calls::Calls;
@@ -56,6 +57,7 @@ pub(crate) struct Decoder {
     /// Driver calls that turned out to be no inner ones.
     settled: Vec<ApiCall>,
     rows: Rows,
+    devices: Devices,
     use_of_device: Use,
     /// Rows of work that had not ended when the capture stopped.
     unfinished: u64,
@@ -136,6 +138,7 @@ impl Decoder {
             nested: Nested::default(),
             settled: Vec::new(),
             rows: Rows::default(),
+            devices: Devices::default(),
             use_of_device: Use::default(),
             unfinished: 0,
             unknown: BTreeMap::new(),
@@ -158,7 +161,7 @@ impl Decoder {
                 self.define_context(record.u32(context::CONTEXT), record.u32(context::DEVICE));
             }
             kind::STREAM => self.stream(record),
-            kind::DEVICE => self.device(record, names),
+            kind::DEVICE => self.devices.record(record, names, &mut self.rows),
             other => *self.unknown.entry(other).or_default() += 1,
         }
     }
@@ -505,33 +508,6 @@ impl Decoder {
         }
     }
 
-    fn device(&mut self, record: Raw<'_>, names: &dyn Names) {
-        let text = names.text(record.u64(device::NAME)).unwrap_or_default();
-        let name = HeapRef::push(&mut self.rows.heap, text);
-        let uuid = record.0.get(device::UUID..device::UUID + 16).unwrap_or_default();
-        let uuid = HeapRef::push(&mut self.rows.heap, uuid);
-        let warp_size = record.u32(device::WARP);
-        self.rows.devices.push(DeviceDef {
-            name,
-            uuid,
-            memory_bytes: record.u64(device::MEMORY),
-            device: record.u32(device::ID),
-            vendor: DeviceVendor::Nvidia.number(),
-            capability_major: record.u32(device::CAPABILITY_MAJOR),
-            capability_minor: record.u32(device::CAPABILITY_MINOR),
-            multiprocessors: record.u32(device::MULTIPROCESSORS),
-            warp_size,
-            max_threads_per_block: record.u32(device::THREADS_BLOCK),
-            max_threads_per_multiprocessor: record.u32(device::MAX_WARPS).saturating_mul(warp_size),
-            registers_per_block: record.u32(device::REGISTERS_BLOCK),
-            registers_per_multiprocessor: record.u32(device::REGISTERS_MULTIPROCESSOR),
-            shared_bytes_per_block: record.u32(device::SHARED_BLOCK),
-            shared_bytes_per_block_optin: 0,
-            shared_bytes_per_multiprocessor: record.u32(device::SHARED_MULTIPROCESSOR),
-            reserved: 0,
-        });
-    }
-
     /// Rows that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.rows.len()
@@ -539,8 +515,10 @@ impl Decoder {
 
     /// Hands over what waits.
     pub(crate) fn emit(&mut self, sink: &dyn RecordSink) -> Emit {
+        self.devices.resend(&mut self.rows);
         let outcome = self.rows.emit(self.out, sink);
         if outcome != Emit::Accepted {
+            self.devices.refused();
             self.forget_definitions();
         }
         self.rows.clear();
