@@ -228,3 +228,65 @@ proptest! {
         serde_json::to_string(&summary).unwrap();
     }
 }
+
+#[test]
+fn operators_are_written_to_a_new_workbook() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("operators.xlsx");
+    let summary = summary(pipeline());
+    profiler_export::tables::write_xlsx(&path, &summary).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.starts_with(b"PK"), "a workbook is a zip archive");
+    assert!(bytes.windows(20).any(|part| part == b"xl/worksheets/sheet1"));
+    let again = profiler_export::tables::write_xlsx(&path, &summary).unwrap_err();
+    assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+}
+
+/// An operator inside another launches two kernels, the outer one a third; a fourth nobody.
+#[test]
+fn work_on_a_device_counts_for_the_operators_around_its_launch() {
+    let mut spool = Builder::new(origin(0, "thinker", 0));
+    let linear = spool.string("aten::linear");
+    let mm = spool.string("aten::mm");
+    let launch = spool.string("cudaLaunchKernel");
+    let gemm = spool.string("gemm");
+    let operator = |name, start: u64, end: u64, depth| Operator {
+        start: T0 + start,
+        end: T0 + end,
+        name,
+        thread: 7,
+        depth,
+        scope: 1,
+        sequence: -1,
+        ..Operator::default()
+    };
+    let call = |start: u64, correlation| ApiCall {
+        start: T0 + start,
+        end: T0 + start + 1_000,
+        correlation,
+        name: launch,
+        thread: 7,
+        domain: 1,
+        ..ApiCall::default()
+    };
+    let launched = |start, end, correlation| Kernel { correlation, ..kernel(gemm, start, end) };
+    // Kernels first: in a file they may lie before the calls that launched them.
+    spool.push(&[
+        launched(50_000, 60_000, 1),
+        launched(60_000, 90_000, 2),
+        launched(90_000, 95_000, 3),
+        launched(100_000, 101_000, 4),
+    ]);
+    spool.push(&[call(12_000, 1), call(14_000, 2), call(25_000, 3), call(45_000, 4)]);
+    spool.push(&[operator(mm, 11_000, 20_000, 1), operator(linear, 10_000, 30_000, 0)]);
+    let summary = summary(vec![spool]);
+    let tables = &summary.workers[0].tables;
+    let of = |name: &str| tables.operators.iter().find(|row| row.name == name).unwrap();
+    assert_eq!((of("aten::mm").self_device_us, of("aten::mm").device_us), (Some(40.0), Some(40.0)));
+    let linear = of("aten::linear");
+    assert_eq!((linear.self_device_us, linear.device_us), (Some(5.0), Some(45.0)));
+    assert_eq!(tables.unattributed, 1);
+    let table = ops_csv(&summary);
+    let line = table.lines().find(|line| line.contains("aten::linear")).unwrap();
+    assert!(line.contains(",5.000,") && line.contains(",45.000,"), "{line}");
+}

@@ -15,7 +15,7 @@ use profiler_tests::figures::{Context, Line, Verdict, groups};
 #[derive(Parser)]
 #[command(name = "figures")]
 struct Args {
-    /// The groups to measure (spool, export, stop, cpu, cuda, npu, process); none = all.
+    /// The groups to measure (spool, export, stop, cpu, cuda, npu, process, libtorch); none = all.
     groups: Vec<String>,
     /// Measure the figure of this name only. May be given several times.
     #[arg(long, value_name = "NAME")]

@@ -9,6 +9,7 @@ pub mod context;
 pub mod cpu;
 pub mod cuda;
 pub mod export;
+pub mod libtorch;
 pub mod measure;
 pub mod npu;
 pub mod process;
@@ -263,6 +264,7 @@ pub fn groups() -> Vec<(&'static str, Vec<FigureEntry>)> {
         ("cuda", cuda::figures()),
         ("process", process::figures()),
         ("npu", npu::figures()),
+        ("libtorch", libtorch::figures()),
     ]
 }
 

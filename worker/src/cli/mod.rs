@@ -296,6 +296,9 @@ pub(crate) struct SummaryArgs {
     /// Show each worker beside its stage.
     #[arg(long)]
     pub(crate) workers: bool,
+    /// Write the operators to a workbook as well, by name and by input shapes. Nothing is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) xlsx: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) root: RootArgs,
     #[command(flatten)]

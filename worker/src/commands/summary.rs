@@ -1,5 +1,6 @@
 //! `omniprof summary`.
 
+use anyhow::Context as _;
 use profiler_export::capture::{Capture, CaptureOptions};
 use profiler_export::summary::{SummaryOptions, summarize};
 use profiler_export::tables;
@@ -16,6 +17,10 @@ pub(super) fn run(args: &SummaryArgs, out: &Output) -> Result<Exit, CommandError
     let mut capture = Capture::open(spools, CaptureOptions::default())?;
     let summary = summarize(&mut capture, SummaryOptions::default())?;
     drop(progress);
+    if let Some(path) = &args.xlsx {
+        tables::write_xlsx(path, &summary)
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+    }
     if args.json {
         out.json(&summary)?;
         return Ok(Exit::Done);

@@ -65,6 +65,11 @@ pub fn ops_csv(summary: &Summary) -> String {
     text
 }
 
+/// The table of one worker, times in microseconds.
+pub(super) fn ops_grid(tables: &Tables) -> Grid {
+    grid(tables, false)
+}
+
 /// What people call the device: PyTorch's tables name the columns after it.
 fn device_name(tables: &Tables) -> &'static str {
     let ascend = tables.devices.iter().any(|device| device.name.contains("Ascend"));
