@@ -14,7 +14,7 @@
 //! | `OMNIPROF_JOIN_PROGRAMS` | patterns of programs that `LD_PRELOAD` lets join ([`Programs`]) |
 //! | `OMNIPROF_STAGE`, `OMNIPROF_ROLE`, `OMNIPROF_REPLICA`, `OMNIPROF_RANK` | who the worker is |
 //! | `OMNIPROF_FACT_VARIABLES` | further variables to report ([`crate::process_facts`]) |
-//! | `OMNIPROF_STEP_MARKER` | a pattern: NVTX ranges and marks of such names are steps |
+//! | `OMNIPROF_STEP_MARKER` | a pattern: NVTX ranges and marks, and `record_function`s, of such names are steps |
 //!
 //! A value that cannot be understood counts as not set: the process that it was meant for must
 //! run on as if alone. Whoever sets the variables parses them first with what is here.
@@ -60,7 +60,8 @@ pub const JOIN_PROGRAMS_VARIABLE: &str = "OMNIPROF_JOIN_PROGRAMS";
 /// with X.
 pub const FACT_VARIABLES_VARIABLE: &str = "OMNIPROF_FACT_VARIABLES";
 
-/// A pattern of names (`*` = any text): NVTX ranges and marks of such names are steps.
+/// A pattern of names (`*` = any text): NVTX ranges and marks, and ranges of libtorch's
+/// `record_function`, of such names are steps.
 pub const STEP_MARKER_VARIABLE: &str = "OMNIPROF_STEP_MARKER";
 
 /// The name of the injected file.

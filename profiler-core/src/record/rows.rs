@@ -251,7 +251,7 @@ rows! {
         name: StringId = String,
         /// The thread.
         thread: u32 = Number,
-        /// Backward: the framework's number of the forward thread, 0 = none.
+        /// Backward: the thread of the forward operator, 0 = none or not known.
         forward_thread: u32 = Number,
         /// The calling stack, `StackId::NONE` = not taken.
         stack: StackId = Stack,

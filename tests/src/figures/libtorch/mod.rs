@@ -182,8 +182,8 @@ fn run(context: &Context, program: &str, arguments: &[&str]) -> Said {
         .map_err(|error| format!("python3 does not start: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).map_err(|_| {
-        let error = String::from_utf8_lossy(&output.stderr);
-        format!("{program} failed: {}", error.lines().last().unwrap_or_default())
+    serde_json::from_str(line).map_err(|error| {
+        let told = String::from_utf8_lossy(&output.stderr);
+        format!("{program} failed ({error}): {}", told.lines().last().unwrap_or_default())
     })
 }

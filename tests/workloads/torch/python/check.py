@@ -276,6 +276,34 @@ def a_second_recording_is_refused_and_the_first_goes_on():
 
 
 @check
+def ranges_are_told_as_steps_with_operators_and_without():
+    import probe
+    import programs
+    import torch
+
+    def work():
+        for number in range(7):
+            with torch.profiler.record_function(f"step {number}"):
+                programs.small(3)
+        with torch.profiler.record_function("another"):
+            pass
+
+    with probe.Probe() as recording:
+        work()
+    assert probe.steps() == 0, "nobody listened"
+    probe.listen()
+    with probe.Probe(operators=False) as recording:
+        work()
+    assert (probe.steps(), recording.count) == (7, 0), (probe.steps(), recording.count)
+    with probe.Probe() as recording:
+        work()
+    steps = [row for row in recording.recorded.operators if row["name"].startswith("step ")]
+    assert (probe.steps(), len(steps)) == (14, 7), (probe.steps(), len(steps))
+    work()
+    assert probe.steps() == 14, "nothing is recorded"
+
+
+@check
 def names_without_end_are_told_right():
     import probe
     import torch
@@ -410,8 +438,9 @@ def kineto_json_of_a_spool_has_what_readers_join_by():
     assert {event["name"] for event in marked} >= {"train step 0", "train step 2"}
     ids = [event["args"]["External id"] for event in operators + marked]
     assert len(set(ids)) == len(ids) > 100
-    linear = [event for event in operators if event["name"] == "aten::addmm"]
-    assert [8] not in [linear[0]["args"]["Input Dims"]] and linear[0]["args"]["Input type"][0] == "float"
+    linear = [event["args"] for event in operators if event["name"] == "aten::addmm"]
+    assert [[64], [16, 32], [32, 64]] in [args["Input Dims"][:3] for args in linear], linear
+    assert all(args["Input type"] == ["float"] * 3 + ["Scalar"] * 2 for args in linear), linear
     begins = {event["id"]: event for event in events if event.get("cat") == "fwdbwd" and event["ph"] == "s"}
     ends = {event["id"]: event for event in events if event.get("cat") == "fwdbwd" and event["ph"] == "f"}
     assert begins.keys() == ends.keys() and len(begins) >= 3 * 6, len(begins)

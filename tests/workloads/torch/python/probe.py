@@ -14,6 +14,11 @@ _library.probe_stop.restype = ctypes.c_int64
 _library.probe_stop.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 
 
+_library.probe_steps.restype = ctypes.c_int64
+listen = _library.probe_listen
+steps = _library.probe_steps
+
+
 class Recorded:
     def __init__(self, operators, rest):
         self.operators = operators
@@ -27,8 +32,9 @@ class Recorded:
 class Probe:
     """A recording; `with Probe() as probe: ...`, then `probe.recorded`."""
 
-    def __init__(self, shapes=False, spool=None, dump=True):
-        self.shapes, self.spool, self.dump = shapes, spool, dump
+    def __init__(self, shapes=False, spool=None, dump=True, operators=True):
+        self.shapes = int(shapes) if operators else -1
+        self.spool, self.dump = spool, dump
         self.recorded, self.count, self._handle = None, None, None
 
     def start(self):

@@ -10,6 +10,7 @@ use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use backend_cpu::CpuBackend;
@@ -38,7 +39,25 @@ impl std::fmt::Debug for Probe {
     }
 }
 
-/// Begins a recording, with the inputs' shapes where `shapes` is not 0. With a `spool` the rows go
+/// Ranges whose names begin with `step`, counted since [`probe_listen`].
+static STEPS: AtomicI64 = AtomicI64::new(0);
+
+/// From now on ranges whose names begin with `step` are counted while there is a recording.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_listen() {
+    profiler_core::step_names::listen(|name| {
+        STEPS.fetch_add(i64::from(name.starts_with("step")), Ordering::Relaxed);
+    });
+}
+
+/// How many there were.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_steps() -> i64 {
+    STEPS.load(Ordering::Relaxed)
+}
+
+/// Begins a recording, with the inputs' shapes where `shapes` is above 0, of no operators where it
+/// is below (ranges are listened to all the same). With a `spool` the rows go
 /// to a new file of that name, else to memory. Null = it could not begin.
 ///
 /// # Safety
@@ -48,8 +67,7 @@ impl std::fmt::Debug for Probe {
 pub unsafe extern "C" fn probe_start(shapes: i32, spool: *const c_char) -> *mut Probe {
     // SAFETY: the caller guarantees the text.
     let path = unsafe { path_of(spool) };
-    Probe::start(shapes != 0, path)
-        .map_or(std::ptr::null_mut(), |probe| Box::into_raw(Box::new(probe)))
+    Probe::start(shapes, path).map_or(std::ptr::null_mut(), |probe| Box::into_raw(Box::new(probe)))
 }
 
 /// Hands over what there is, and says how many operators came so far (to memory).
@@ -93,12 +111,12 @@ unsafe fn path_of(text: *const c_char) -> Option<PathBuf> {
 }
 
 impl Probe {
-    fn start(shapes: bool, spool: Option<PathBuf>) -> Option<Self> {
+    fn start(shapes: i32, spool: Option<PathBuf>) -> Option<Self> {
         let config = SessionConfig {
             samples: false,
             counters: false,
-            operators: true,
-            record_shapes: shapes,
+            operators: shapes >= 0,
+            record_shapes: shapes > 0,
             ..SessionConfig::default()
         };
         let clock = Arc::new(SystemClock::new());
