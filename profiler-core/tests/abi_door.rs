@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use profiler_core::abi::{
-    ABI_MAJOR, BACKEND_MAGIC, BackendTable, Door, Exported, LoadedPlugin, MIN_BACKEND_TABLE_BYTES,
-    PluginError, Text, open_table, table,
+    ABI_MAJOR, BACKEND_MAGIC, BackendTable, Door, Exported, HOST_MAGIC, HostTable, LoadedPlugin,
+    MIN_BACKEND_TABLE_BYTES, PluginError, Text, open_table, status, table,
 };
 use profiler_core::backend::{
     BackendId, BackendRole, DriverState, ProfileSession, ProfilerBackend, SessionConfig,
@@ -545,4 +545,117 @@ fn what_is_no_table_is_refused() {
     unsafe { stop.cast::<usize>().write(0) };
     let missing = open_raw(table);
     assert!(matches!(missing, Err(PluginError::MissingFunction { function: "stop", .. })));
+}
+
+/// A host as another version of this crate would be, that counts what becomes of it.
+mod other_host {
+    use std::ffi::c_void;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use profiler_core::abi::{BatchRef, HostTable, LossRef, Text, emit_answer};
+
+    #[derive(Default)]
+    pub(super) struct Counts {
+        pub(super) emitted: AtomicU64,
+        pub(super) released: AtomicU64,
+    }
+
+    fn counts<'a>(ctx: *mut c_void) -> &'a Counts {
+        // SAFETY: the `ctx` of `table`, which lives for ever.
+        unsafe { &*ctx.cast::<Counts>() }
+    }
+
+    unsafe extern "C" fn release(ctx: *mut c_void) {
+        counts(ctx).released.fetch_add(1, Ordering::SeqCst);
+    }
+
+    unsafe extern "C" fn open_stream(_ctx: *mut c_void, _info: Text) -> u32 {
+        1
+    }
+
+    unsafe extern "C" fn emit(
+        ctx: *mut c_void,
+        _batches: *const BatchRef,
+        _count: usize,
+        _batch_size: usize,
+    ) -> u32 {
+        counts(ctx).emitted.fetch_add(1, Ordering::SeqCst);
+        // What a later version might say.
+        emit_answer::CLOSED + 40
+    }
+
+    unsafe extern "C" fn loss(_ctx: *mut c_void, _loss: *const LossRef) {}
+
+    unsafe extern "C" fn fact(_ctx: *mut c_void, _key: Text, _value: Text) {}
+
+    unsafe extern "C" fn log(_ctx: *mut c_void, _level: u32, _target: Text, _message: Text) {}
+
+    unsafe extern "C" fn clock(_ctx: *mut c_void, _which: u32) -> u64 {
+        7
+    }
+
+    pub(super) fn table(
+        counts: &'static Counts,
+        magic: u32,
+        abi_major: u32,
+        size: usize,
+    ) -> HostTable {
+        HostTable {
+            magic,
+            abi_major,
+            struct_size: size,
+            ctx: std::ptr::from_ref(counts).cast_mut().cast(),
+            release,
+            open_stream,
+            emit,
+            loss,
+            fact,
+            log,
+            clock,
+        }
+    }
+}
+
+#[test]
+fn a_plugin_serves_newer_hosts_and_refuses_others() {
+    let table = table::<Null>("1");
+    let config = r#"{"version":1,"body":{"of a later version":true}}"#;
+    let play = |host: &HostTable| {
+        let mut session = std::ptr::null_mut();
+        // SAFETY: everything lives through the call; no answer is asked for.
+        let opened =
+            unsafe { (table.open)(Text::of(config), host, &raw mut session, std::ptr::null()) };
+        if opened != status::OK {
+            return opened;
+        }
+        // SAFETY: a session that was opened just now.
+        assert_eq!(unsafe { (table.start)(session, std::ptr::null()) }, status::OK);
+        let flush = table.flush.unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { flush(session, std::ptr::null()) }, status::OK);
+        // SAFETY: as above, for the last time.
+        unsafe { (table.close)(session, std::ptr::null()) }
+    };
+    let counts: &'static other_host::Counts = Box::leak(Box::default());
+    let newer = size_of::<HostTable>() + 64;
+    let host = other_host::table(counts, HOST_MAGIC, ABI_MAJOR, newer);
+    assert_eq!(play(&host), status::OK);
+    assert_eq!(counts.emitted.load(Ordering::SeqCst), 1);
+    assert_eq!(counts.released.load(Ordering::SeqCst), 1, "given back once, as it is closed");
+
+    for (magic, major, size) in [
+        (HOST_MAGIC + 1, ABI_MAJOR, newer),
+        (HOST_MAGIC, ABI_MAJOR + 1, newer),
+        (HOST_MAGIC, ABI_MAJOR, size_of::<HostTable>() - 8),
+    ] {
+        let host = other_host::table(counts, magic, major, size);
+        assert_eq!(play(&host), status::FAILED);
+    }
+    let nobody: *const HostTable = std::ptr::null();
+    let mut session = std::ptr::null_mut();
+    // SAFETY: null is refused.
+    let opened =
+        unsafe { (table.open)(Text::of(config), nobody, &raw mut session, std::ptr::null()) };
+    assert_eq!(opened, status::FAILED);
+    assert_eq!(counts.emitted.load(Ordering::SeqCst), 1, "a host of another kind is not called");
 }
