@@ -11,9 +11,9 @@ use profiler_tests::npu_stand_in::{Emitted, NpuStandIn};
 use profiler_tests::programs;
 use serde_json::Value;
 
-/// Clock readings are that exact; what was launched so near to a window's edge may lie on either
-/// side of it.
-const EDGE_NS: u64 = 20_000;
+/// What was launched so near to a window's edge may lie on either side of it, beside the error that
+/// the worker's clock readings had.
+const EDGE_NS: u64 = 100_000;
 
 /// Counts and durations by kind and name, of what surely lies in the window and of what may.
 #[derive(Debug, Default)]
@@ -22,15 +22,20 @@ struct Expected {
     possible: u64,
 }
 
-fn expected(emitted: &[Emitted], begin: u64, end: u64) -> BTreeMap<(String, String), Expected> {
+fn expected(
+    emitted: &[Emitted],
+    begin: u64,
+    end: u64,
+    edge_ns: u64,
+) -> BTreeMap<(String, String), Expected> {
     let mut all: BTreeMap<_, Expected> = BTreeMap::new();
     for one in emitted {
         let entry = all.entry((one.kind.clone(), one.name.clone())).or_default();
-        if (begin + EDGE_NS..end - EDGE_NS).contains(&one.launched) {
+        if (begin + edge_ns..end - edge_ns).contains(&one.launched) {
             entry.sure.0 += 1;
             entry.sure.1 += one.end - one.start;
         }
-        if (begin - EDGE_NS..end + EDGE_NS).contains(&one.launched) {
+        if (begin - edge_ns..end + edge_ns).contains(&one.launched) {
             entry.possible += 1;
         }
     }
@@ -71,7 +76,8 @@ fn the_demo_tells_what_the_stand_in_emitted() {
         let window = &worker["windows"][0];
         let instant = |edge: &str| window[edge]["realtime_ns"].as_u64().unwrap();
         let emitted = stand_in.ledger(pid).unwrap();
-        let expected = expected(&emitted, instant("begin"), instant("end"));
+        let edge_ns = EDGE_NS + 2 * worker["clock_error_ns"].as_u64().unwrap();
+        let expected = expected(&emitted, instant("begin"), instant("end"), edge_ns);
         let summed = outcome["summary"]["workers"].as_array().unwrap();
         let own = summed.iter().find(|own| own["pid"] == pid).unwrap();
         for ((kind, name), expected) in &expected {
@@ -80,10 +86,14 @@ fn the_demo_tells_what_the_stand_in_emitted() {
             let row = rows.iter().find(|row| row["name"] == name.as_str()).unwrap();
             let count = row["count"].as_u64().unwrap();
             assert!(expected.sure.0 > 10, "{name}: the window is too short to tell");
-            assert!((expected.sure.0..=expected.possible).contains(&count), "{name}: {expected:?}");
+            let possible = expected.sure.0..=expected.possible;
+            assert!(possible.contains(&count), "{name}: {count}, {expected:?}, {worker}");
             if expected.sure.0 == expected.possible {
                 let total_ns = (row["total_us"].as_f64().unwrap() * 1_000.0).round() as u64;
-                assert_eq!(total_ns, expected.sure.1, "{name}");
+                // Instants are mapped from CLOCK_REALTIME, which may be slewed: each duration is
+                // right to the nanosecond.
+                let off = total_ns.abs_diff(expected.sure.1);
+                assert!(off <= count, "{name}: {total_ns}, {expected:?}");
             }
         }
         // Ranges that the application marked are spans, beside those of the demo itself.
