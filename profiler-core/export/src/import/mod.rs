@@ -1,10 +1,9 @@
 //! Traces that other profilers wrote become spools; all that comes after reads spools only.
 //!
 //! Two layouts are read, both as streams: PyTorch's Kineto JSON (an object with `traceEvents`),
-//! and `trace_view.json` of torch_npu's profiler (an array whose instants are strings), which msprof's
-//! `msprof_*.json` resembles. Events that
-//! say what other events say already, or that this project has no rows for, are left out and
-//! counted by what they are.
+//! and `trace_view.json` of torch_npu's profiler (an array whose instants are strings), which
+//! msprof's `msprof_*.json` resembles. Events that say what other events say already, or that this
+//! project has no rows for, are left out and counted by what they are.
 
 mod event;
 mod rows;
