@@ -23,6 +23,8 @@ mod perf_sampler;
 mod plan;
 mod poller;
 mod process;
+#[cfg(feature = "python")]
+mod python;
 mod recorder;
 mod refusal;
 mod registers;

@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) sampler: SamplerChoice,
     pub(crate) layout: Option<Layout>,
     pub(crate) operators: OperatorPlan,
+    /// Frames of interpreted languages were asked for.
+    pub(crate) with_stack: bool,
     pub(crate) counters: bool,
     pub(crate) counter_period: Duration,
 }
@@ -46,6 +48,7 @@ impl Plan {
             sampler: SamplerChoice::Automatic,
             layout: None,
             operators: OperatorPlan { rows: config.operators, shapes: config.record_shapes },
+            with_stack: config.with_stack,
             counters: config.counters,
             counter_period: Duration::from_millis(100),
         };

@@ -14,8 +14,14 @@ use crate::perf_sampler::STACK_BYTES;
 use crate::plan::Plan;
 use crate::poller::{COMMAND, Poller, Ready, TARGET_ENDED};
 use crate::process::Process;
+#[cfg(feature = "python")]
+use crate::python::PythonSampler;
 use crate::sampler::Sampler;
 use crate::shared::Shared;
+
+/// There is none in this build.
+#[cfg(not(feature = "python"))]
+enum PythonSampler {}
 
 /// How often rings are drained that nothing has filled.
 const DRAIN_PERIOD: Duration = Duration::from_millis(100);
@@ -44,13 +50,21 @@ impl Recorder {
     /// What kept it from beginning; told to the session as well.
     pub(crate) fn run(mut self) -> Result<SessionSummary, BackendError> {
         let poller = self.poller()?;
-        let (mut sampler, why) = Sampler::attach(&self.plan, &self.process, &poller)?;
+        let mut notes = Vec::new();
+        let python = self.python(&mut notes);
+        let (mut sampler, why) = match &python {
+            // A second sampler would count every moment twice.
+            Some(_) => (Sampler::None, "Python stacks are sampled instead".to_owned()),
+            None => Sampler::attach(&self.plan, &self.process, &poller)?,
+        };
         self.tell_plan(&sampler, &why);
+        if python.is_some() {
+            self.sink.fact("cpu.sampler", "python");
+        }
         sampler.enable(&self.process, &*self.clock)?;
         self.shared.tell_ready();
 
-        let mut notes = Vec::new();
-        if self.plan.samples {
+        if self.plan.samples && python.is_none() {
             notes.extend(sampler.note(&why));
         }
         if let Some(intake) = &mut self.intake {
@@ -59,6 +73,7 @@ impl Recorder {
         let target_ended = self.record(&poller, &mut sampler);
         sampler.disable();
         self.drain(&poller, &mut sampler, None);
+        self.end_python(python);
         self.finish(&sampler, target_ended, &mut notes);
         Ok(SessionSummary {
             notes,
@@ -66,6 +81,47 @@ impl Recorder {
             own_cpu_ns_elsewhere: sampler.spent_on_target_ns(),
             ..SessionSummary::default()
         })
+    }
+
+    /// The sampler of Python stacks, where they were asked for and the target runs Python.
+    #[cfg(feature = "python")]
+    fn python(&self, notes: &mut Vec<String>) -> Option<PythonSampler> {
+        if !(self.plan.samples && self.plan.with_stack) || self.process.own {
+            return None;
+        }
+        let (pid, hz) = (self.process.pid, self.plan.sample_hz);
+        match PythonSampler::attach(pid, hz, &self.sink, &self.clock) {
+            Ok(sampler) => Some(sampler),
+            Err(why) => {
+                notes.push(format!("no Python stacks were read: {why}"));
+                None
+            }
+        }
+    }
+
+    #[cfg(not(feature = "python"))]
+    fn python(&self, notes: &mut Vec<String>) -> Option<PythonSampler> {
+        if self.plan.samples && self.plan.with_stack && !self.process.own {
+            notes.push("no Python stacks were read: this build cannot (feature `python`)".into());
+        }
+        None
+    }
+
+    /// Ends the sampler of Python stacks.
+    #[cfg(feature = "python")]
+    fn end_python(&self, python: Option<PythonSampler>) {
+        let Some(python) = python else { return };
+        let summary = python.stop();
+        self.sink.fact("cpu.python.samples", &summary.samples.to_string());
+        self.sink.fact("cpu.python.failed_readings", &summary.failed.to_string());
+        self.sink.fact("cpu.python.cost_ns", &summary.cost_ns.to_string());
+    }
+
+    #[cfg(not(feature = "python"))]
+    fn end_python(&self, python: Option<PythonSampler>) {
+        if let Some(never) = python {
+            match never {}
+        }
     }
 
     fn poller(&self) -> Result<Poller, BackendError> {

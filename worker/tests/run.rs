@@ -13,7 +13,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
 use cli_support::{Place, Serving, until};
-use run_support::{Running, get, has_python, post, python_server};
+use run_support::{Running, get, has_python, post, post_as, python_server};
 use rustix::process::Signal;
 
 /// A command that stays until it is told to end.
@@ -458,4 +458,75 @@ fn as_the_first_process_of_a_pid_namespace_it_reaps_and_forwards() {
     let lines: Vec<&str> = ran.out.lines().collect();
     assert_eq!(lines.first(), Some(&"child of one"), "{ran}");
     assert_eq!(lines.get(2), Some(&"0"), "no zombie is left: {ran}");
+}
+
+#[test]
+fn stacks_of_python_code_are_read_from_outside() {
+    if !has_python() {
+        return println!("skipped: no python3");
+    }
+    let place = Place::new();
+    let server = python_server();
+    let words = ["python3", server.to_str().unwrap(), "--tensor-parallel-size", "1"];
+    let run = Running::start(&place, &[], &words);
+    let body =
+        r#"{"ranks": [0], "with_stack": true, "formats": ["folded"], "wait_join_ms": 30000}"#;
+    let begun = post(&run.url, "/start_profile", body);
+    assert_eq!(begun["workers"].as_array().map(Vec::len), Some(1), "{begun}");
+    // The rank computes until enough of it was seen.
+    until("samples", || {
+        get(&run.command_url(), "/generate");
+        let status = get(&run.url, "/profile/status");
+        (status["session"]["workers"][0]["rows"].as_u64()? > 100).then_some(())
+    });
+    let manifest = post(&run.url, "/stop_profile", r#"{"wait_ms": 60000}"#);
+    let worker = &manifest["workers"][0];
+    let notes = worker["notes"].to_string();
+    if notes.contains("no Python stacks were read") && notes.contains("ermission") {
+        return println!("skipped: the memory of other processes may not be read here: {notes}");
+    }
+    let files = worker["files"].as_array().unwrap();
+    let folded = files.iter().find(|file| file["format"] == "folded").unwrap();
+    let folded = place.session_dir().join(folded["path"].as_str().unwrap());
+    let text = std::fs::read_to_string(folded).unwrap();
+    assert!(text.contains("compute") && text.contains("worker"), "{text}\n{manifest}");
+    run.signal(Signal::TERM);
+    assert_eq!(run.ended().code, Some(0));
+}
+
+#[test]
+fn a_worker_of_another_container_joins_by_a_shared_directory_and_a_token() {
+    let flags = ["unshare", "--user", "--pid", "--fork", "--mount", "--mount-proc"];
+    let can = std::process::Command::new(flags[0])
+        .args(&flags[1..])
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    if !can.is_ok_and(|status| status.success()) {
+        return println!("skipped: no namespaces may be made here (unshare --user --pid --mount)");
+    }
+    let place = Place::new();
+    let shared = place.join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let token = "a-token-of-the-test";
+    let file = place.write("token", token);
+    // Nobody has a name in the other's user namespace.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&file, readable).unwrap();
+    let (shared, file) = (shared.to_str().unwrap(), file.to_str().unwrap());
+    let socket = [("OMNIPROF_SOCKET", shared)];
+    let serving = Serving::start_with(&place, &socket, &["--dir", "traces", "--token-file", file]);
+    let variables = [("OMNIPROF_SOCKET", shared), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")];
+    let words = ["--server", &serving.url, "--token-file", file, "--stage", "3"];
+    let run = Running::start_behind(&place, &flags, &variables, &words, STAY);
+    let begun =
+        post_as(token, &serving.url, "/start_profile", r#"{"stages": [3], "wait_join_ms": 30000}"#);
+    assert_eq!(begun["workers"][0]["stage"], 3, "{begun}");
+    let manifest = post_as(token, &serving.url, "/stop_profile", r#"{"wait_ms": 30000}"#);
+    let worker = &manifest["workers"][0];
+    assert_eq!(worker["state"], "complete", "{manifest}");
+    assert!(worker["pid"].as_u64().unwrap() < 1000, "a pid of its namespace: {manifest}");
+    assert!(worker["records"]["counter"].as_u64().unwrap() > 0, "{manifest}");
+    drop(run);
+    serving.end();
 }

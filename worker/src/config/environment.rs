@@ -24,6 +24,18 @@ pub(crate) const OTHER_VARIABLES: &[(&str, &str)] = &[
         "OMNIPROF_PLUGIN_DIR",
         "the directory of backends in libraries of their own, which workers load as they join",
     ),
+    ("OMNIPROF_STAGE", "the pipeline stage of a process, as `omniprof run --stage` sets it"),
+    ("OMNIPROF_ROLE", "what the stage does, as `omniprof run --role` sets it"),
+    ("OMNIPROF_REPLICA", "the replica of the stage, as `omniprof run --replica` sets it"),
+    ("OMNIPROF_RANK", "the rank within the replica, where no rule finds it"),
+    ("OMNIPROF_MAP", "the rules of `omniprof run --map`, as a JSON list"),
+    ("OMNIPROF_JOIN", "how the processes of `omniprof run` become workers, as `--join`"),
+    (
+        "OMNIPROF_JOIN_PROGRAMS",
+        "patterns of programs that join when the injected file is preloaded",
+    ),
+    ("OMNIPROF_FACT_VARIABLES", "further variables that a worker reports as facts"),
+    ("OMNIPROF_STEP_MARKER", "a pattern of NVTX ranges and marks that are steps"),
     ("OMNIPROF_LOG", "what the command logs to standard error (`warn`, `info`, `debug`)"),
 ];
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use profiler_core::clock::Instant;
-use profiler_core::control::{Armed, SessionStatus, WorkerError, WorkerResult};
+use profiler_core::control::{Armed, CalledWorker, SessionStatus, WorkerError, WorkerResult};
+use profiler_core::identity::WorkerIdentity;
 
 use super::export::{Export, ExportStep};
 use super::record::WorkerRecord;
@@ -106,12 +107,19 @@ impl WorkerRun {
 
     pub(crate) fn take_armed(&mut self, armed: Armed) {
         // What became known at the arm; the names of files stay as they are.
-        self.record.worker = armed.worker.clone();
+        self.know(&armed.worker);
         self.armed = Some(armed);
     }
 
+    /// Takes over who the worker says it is; what it does not say stays as it was found out.
+    fn know(&mut self, worker: &WorkerIdentity) {
+        let found = CalledWorker::of(&self.record.worker);
+        self.record.worker = worker.clone();
+        CalledWorker::of(worker).or(found).apply(&mut self.record.worker);
+    }
+
     pub(crate) fn take_result(&mut self, result: WorkerResult) {
-        self.record.worker = result.worker.clone();
+        self.know(&result.worker);
         // It did answer, though late, or over a link that broke. One that never heard of the commit
         // recorded nothing, and says so in no error of its own.
         let heard = self.committed.is_some() || !result.windows.is_empty();

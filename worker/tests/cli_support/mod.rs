@@ -119,9 +119,19 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts `omniprof serve` and waits until it says that it is ready.
     pub(crate) fn start(place: &Place, words: &[&str]) -> Self {
+        Self::start_with(place, &[], words)
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(place: &Place, variables: &[(&str, &str)], words: &[&str]) -> Self {
         let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--json"];
         all.extend(words);
-        let mut child = place.command(&all).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = place
+            .command(&all)
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"));

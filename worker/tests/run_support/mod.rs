@@ -40,12 +40,30 @@ impl Running {
         Self::with(place, &all, command)
     }
 
+    /// The same behind another program, as `unshare`, with these variables.
+    pub(crate) fn start_behind(
+        place: &Place,
+        program: &[&str],
+        variables: &[(&str, &str)],
+        words: &[&str],
+        command: &[&str],
+    ) -> Self {
+        let mut starter = std::process::Command::new(program[0]);
+        starter.args(&program[1..]).arg(env!("CARGO_BIN_EXE_omniprof")).arg("run").args(words);
+        starter.arg("--").args(command).current_dir(place.path()).env_clear();
+        starter.envs(variables.iter().copied());
+        Self::of(starter)
+    }
+
     fn with(place: &Place, words: &[&str], command: &[&str]) -> Self {
         let mut all = words.to_vec();
         all.push("--");
         all.extend(command);
-        let mut child = place
-            .command(&all)
+        Self::of(place.command(&all))
+    }
+
+    fn of(mut command: std::process::Command) -> Self {
+        let mut child = command
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -207,7 +225,14 @@ pub(crate) fn get(url: &str, path: &str) -> Value {
 }
 
 pub(crate) fn post(url: &str, path: &str, body: &str) -> Value {
-    let mut answer = agent().post(format!("{url}{path}")).send(body).unwrap();
+    post_as("", url, path, body)
+}
+
+/// The same, as one who knows the token.
+pub(crate) fn post_as(token: &str, url: &str, path: &str, body: &str) -> Value {
+    let request = agent().post(format!("{url}{path}"));
+    let request = request.header("authorization", format!("Bearer {token}"));
+    let mut answer = request.send(body).unwrap();
     let mut text = String::new();
     answer.body_mut().as_reader().read_to_string(&mut text).unwrap();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
