@@ -105,7 +105,10 @@ impl Running {
     pub(crate) fn wait_until_recorded(&self) -> u32 {
         until("a process is recorded", || {
             let status = get(&self.url, "/profile/status");
+            // Armed and committed: a start that is under way is taken back with its worker.
+            status["session"]["t0"].as_object()?;
             let recorded = status["session"]["workers"].as_array()?;
+            recorded.first()?["spool_bytes"].as_u64().filter(|bytes| *bytes > 0)?;
             let key = &recorded.first()?["key"];
             let workers = status["workers"].as_array()?;
             let worker = workers.iter().find(|worker| worker["key"] == *key)?;

@@ -141,9 +141,14 @@ impl Watch {
             return;
         }
         let there = tree::descendants();
-        state.leave_gone(&there);
+        let left = state.take_gone(&there);
         for stat in &there {
             self.look_at(&mut state, stat);
+        }
+        // After those that came: a capture ends with its last worker, and a process that runs
+        // another program is to stay in it.
+        for (outside, reason) in left {
+            state.end(outside, reason);
         }
         let lines: Vec<ProcessLine> =
             state.seen.values().filter_map(|seen| seen.reason.clone()).collect();
@@ -232,8 +237,8 @@ impl Watch {
 }
 
 impl State {
-    /// Leaves processes that ended or run another program.
-    fn leave_gone(&mut self, there: &[Stat]) {
+    /// Takes out processes that ended or run another program; gives their agents, with the reason.
+    fn take_gone(&mut self, there: &[Stat]) -> Vec<(Outside, &'static str)> {
         let mut left = Vec::new();
         self.seen.retain(|pid, seen| {
             let stat = there.binary_search_by_key(pid, |stat| stat.pid).map(|index| &there[index]);
@@ -246,10 +251,8 @@ impl State {
             left.extend(seen.outside.take().map(|outside| (outside, reason)));
             false
         });
-        for (outside, reason) in left {
-            self.end(outside, reason);
-        }
         self.ending.retain(|thread| !thread.is_finished());
+        left
     }
 
     /// Ends an agent; its session may take a moment to close.
