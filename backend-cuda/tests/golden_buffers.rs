@@ -192,7 +192,8 @@ fn digest(kept: &Kept, rows: &Rows) -> String {
         }
         words.join(" ")
     };
-    let mut lines = vec![format!("libcupti {}", kept.version), format!("records {:?}", kept.kinds())];
+    let mut lines =
+        vec![format!("libcupti {}", kept.version), format!("records {:?}", kept.kinds())];
     for (kind, all) in &*rows.rows.lock().unwrap() {
         if [StringDef::KIND, LaunchConfigDef::KIND].contains(kind) {
             continue;

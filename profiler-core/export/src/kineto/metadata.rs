@@ -8,7 +8,7 @@ use crate::capture::{Place, Worker};
 use crate::pftrace::capture_facts;
 use crate::pids::Pids;
 use crate::timeline::{Lane, TimelineCounts, TrackKind};
-use profiler_core::record::Counter;
+use profiler_core::record::{Counter, DeviceDef, DeviceVendor};
 
 /// Where the device numbers of further workers begin.
 const DEVICE_OFFSET: u32 = 1_000_000_000;
@@ -44,7 +44,7 @@ impl<W: Write> Kineto<W> {
                     ("sharedMemPerBlock", u64::from(row.shared_bytes_per_block)),
                     ("numSms", u64::from(row.multiprocessors)),
                     ("regsPerMultiprocessor", u64::from(row.registers_per_multiprocessor)),
-                    ("sharedMemPerBlockOptin", u64::from(row.shared_bytes_per_block_optin)),
+                    ("sharedMemPerBlockOptin", u64::from(shared_bytes_optin(row))),
                     ("sharedMemPerMultiprocessor", u64::from(row.shared_bytes_per_multiprocessor)),
                 ] {
                     buffer.extend_from_slice(format!(",\"{name}\":{value}").as_bytes());
@@ -64,6 +64,14 @@ impl<W: Write> Kineto<W> {
             buffer.extend_from_slice(br#", "world_size": "#);
             number(buffer, size.unwrap_or(u64::from(rank) + 1));
             buffer.extend_from_slice(b", \"pg_count\": 0, \"pg_config\": []},\n");
+        }
+        if let [worker] = workers
+            && let Some(version) = worker.facts.get("cuda.libcupti_version")
+            && let Ok(version) = version.parse()
+        {
+            buffer.extend_from_slice(br#""cupti_version":"#);
+            number(buffer, version);
+            buffer.extend_from_slice(b",\n");
         }
         buffer.extend_from_slice(b"\"displayTimeUnit\":\"ms\",\n\"baseTimeNanoseconds\":");
         number(buffer, self.base);
@@ -279,6 +287,19 @@ impl<W: Write> Kineto<W> {
         buffer.push(b':');
         double(buffer, row.value);
         buffer.extend_from_slice(b"}}");
+    }
+}
+
+/// The most shared memory that a block can ask for. CUPTI does not tell it: from capability 7 on it
+/// is what a multiprocessor has, less what the driver keeps of each block's from 8 on.
+fn shared_bytes_optin(device: &DeviceDef) -> u32 {
+    const RESERVED_BYTES: u32 = 1024;
+    let told = device.shared_bytes_per_block_optin;
+    match device.capability_major {
+        _ if told != 0 || device.vendor != DeviceVendor::Nvidia.number() => told,
+        0..7 => device.shared_bytes_per_block,
+        7 => device.shared_bytes_per_multiprocessor,
+        _ => device.shared_bytes_per_multiprocessor.saturating_sub(RESERVED_BYTES),
     }
 }
 

@@ -9,11 +9,12 @@ use profiler_export::capture::{Capture, CaptureOptions, Consumer, Place};
 use profiler_worker::manifest::{LineState, Manifest};
 
 use super::capture::{Recorder, Settings};
+use super::loops::{ratio, settle};
 use super::process::Process;
 use super::{entry, on_device};
-use crate::figures::{Bound, Context, FigureEntry, Measured, measure_ratio};
+use crate::figures::{Bound, Context, FigureEntry, Measured};
 
-const WORK: &str = "run launch 100000 1";
+const WORK: &str = "run launch 10000 1";
 /// After so long without a session the backend detaches.
 const DETACH_AFTER: Duration = Duration::from_millis(500);
 /// What a killed process may take with it: two flush periods of the driver's records, and 500 ms
@@ -55,14 +56,15 @@ fn after(context: &Context, detach: Option<Duration>) -> anyhow::Result<Measured
         };
         let mut profiled = Recorder::start(context, settings)?;
         let mut never = Process::start(context, None)?;
-        never.ask(WORK)?;
+        settle(&mut never, WORK)?;
+        settle(&mut profiled.worker, WORK)?;
         if let Err(error) = profiled.record() {
             return match detach {
                 Some(_) => Ok(Measured::Skipped(format!("cannot detach early: {error:#}"))),
                 None => Err(error),
             };
         }
-        profiled.worker.ask(WORK)?;
+        settle(&mut profiled.worker, WORK)?;
         let (_, _, manifest) = profiled.stop()?;
         if let Some(after) = detach {
             // Under load, as it would happen in a server.
@@ -70,10 +72,10 @@ fn after(context: &Context, detach: Option<Duration>) -> anyhow::Result<Measured
             std::thread::sleep(after + Duration::from_millis(1500));
             profiled.worker.ask("end")?;
         }
-        let ratio = measure_ratio(|| never.kernel_ns(WORK), || profiled.worker.kernel_ns(WORK))?;
+        let measured = ratio(&mut never, &mut profiled.worker, WORK)?;
         let driver = manifest.workers.first().and_then(|line| line.driver);
         anyhow::ensure!(driver.is_some(), "the manifest says nothing of the driver");
-        Ok(Measured::Ratio(ratio))
+        Ok(measured)
     })
 }
 

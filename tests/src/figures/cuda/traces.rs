@@ -45,7 +45,35 @@ pub(super) fn figures() -> Vec<FigureEntry> {
             "missing of 2,000 kernels between copies and memsets",
             |context| missing(context, "mixed", 1),
         ),
+        entry(
+            "small_trace",
+            "kernels",
+            Some(Bound::AtMost(0.0)),
+            "missing of 50 between copies, 200 and 8 x 50 launches and 2 replays, in one capture",
+            small,
+        ),
     ]
+}
+
+/// A little of everything: what golden files are made of.
+fn small(context: &Context) -> anyhow::Result<Measured> {
+    const WORK: [&str; 4] =
+        ["run mixed 50 1", "run launch 200 1", "run launch 400 8", "run graph 2000 1"];
+    const WANTED: u64 = 50 + 200 + 400 + 2000;
+    on_device(context, || {
+        let mut recorder = Recorder::start(context, Settings::default())?;
+        for work in WORK {
+            recorder.worker.ask(work)?;
+        }
+        recorder.record()?;
+        for work in WORK {
+            recorder.worker.ask(work)?;
+        }
+        let (_, _, manifest) = recorder.stop()?;
+        let kernels = line(&manifest)?.records.get("kernel").copied().unwrap_or(0);
+        context.keep(&spool_of(&recorder, &manifest)?, "small.spool")?;
+        Ok(Measured::noted(WANTED.abs_diff(kernels) as f64, format!("{kernels} kernels")))
+    })
 }
 
 #[derive(Default)]

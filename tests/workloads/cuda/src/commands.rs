@@ -21,6 +21,7 @@ use crate::unread::Unread;
 /// | `latencies LAUNCHES` | launches, each timed, on one thread | `kernels`, `ns`, and of one launch `p50_ns`, `p9999_ns`, `longest_ns` |
 /// | `begin` | launches in the background until `end` | |
 /// | `end` | ends them | as `latencies` |
+/// | `pin` | each launching thread stays on a processor of its own from its next work on | |
 /// | `memory` | | `rss_bytes`, `peak_rss_bytes`, `device_free_bytes` |
 /// | `forget-peak` | counts the peak of memory from now on | |
 /// | `unread on`, `unread off` | records with CUPTI, and hands buffers back unread | `buffers` |
@@ -75,6 +76,10 @@ impl Commands {
                 let stop = self.background.take().context("nothing was begun")?;
                 stop.store(true, Ordering::Relaxed);
                 Ok(told(self.crew()?.gather(1)?))
+            }
+            Some("pin") => {
+                self.crew()?.pin()?;
+                Ok(json!({}))
             }
             Some("memory") => {
                 let device = self.device()?;

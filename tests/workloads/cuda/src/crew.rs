@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::device::{Block, Device, Graph, Stream};
 
@@ -56,6 +57,8 @@ impl FromStr for Kind {
 /// What a thread shall do.
 #[derive(Clone)]
 pub(crate) enum Job {
+    /// Stay on this processor.
+    Stay(usize),
     /// So many kernels.
     Work(Kind, u64),
     /// So many launches, each timed by itself.
@@ -85,6 +88,7 @@ pub(crate) struct AllDone {
 pub(crate) struct Crew {
     device: Device,
     members: Vec<Member>,
+    pinned: bool,
 }
 
 struct Member {
@@ -94,13 +98,27 @@ struct Member {
 
 impl Crew {
     pub(crate) fn new(device: Device) -> Self {
-        Self { device, members: Vec::new() }
+        Self { device, members: Vec::new(), pinned: false }
+    }
+
+    /// Each thread stays on a processor of its own, so that two processes use the same ones.
+    pub(crate) fn pin(&mut self) -> anyhow::Result<()> {
+        if !std::mem::replace(&mut self.pinned, true) {
+            for (place, member) in self.members.iter().enumerate() {
+                member.stay(place)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the job to so many threads; [`Crew::gather`] takes what comes of it.
     pub(crate) fn begin(&mut self, job: &Job, threads: usize) -> anyhow::Result<()> {
         while self.members.len() < threads {
-            self.members.push(Member::start(self.device)?);
+            let member = Member::start(self.device)?;
+            if self.pinned {
+                member.stay(self.members.len())?;
+            }
+            self.members.push(member);
         }
         for member in &self.members[..threads] {
             member.jobs.send(job.clone()).context("a launching thread has ended")?;
@@ -125,6 +143,15 @@ impl Crew {
 }
 
 impl Member {
+    /// Where it cannot, it goes on as it was.
+    fn stay(&self, place: usize) -> anyhow::Result<()> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        // Neighbours may be two halves of one core.
+        self.jobs.send(Job::Stay(2 * place % processors)).context("a thread has ended")?;
+        self.outcomes.recv().context("a thread has ended")??;
+        Ok(())
+    }
+
     fn start(device: Device) -> anyhow::Result<Self> {
         let (jobs, to_do) = channel();
         let (done, outcomes) = channel();
@@ -164,6 +191,13 @@ impl Launcher {
 
     fn run(&mut self, job: &Job) -> anyhow::Result<Done> {
         match job {
+            Job::Stay(processor) => {
+                let mut only = CpuSet::new();
+                only.set(*processor);
+                sched_setaffinity(None, &only).ok();
+                let now = Instant::now();
+                Ok(Done { kernels: 0, begin: now, end: now, launches_ns: Vec::new() })
+            }
             Job::Work(kind, kernels) => self.work(*kind, *kernels),
             Job::Timed(launches) => self.timed(|launched| launched < *launches),
             Job::Until(stop) => self.timed(|_| !stop.load(Ordering::Relaxed)),
