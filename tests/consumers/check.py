@@ -217,6 +217,44 @@ def hta_reads_the_json(demo, synthetic):
         equal("iterations", len(iterations), STEPS)
 
 
+def a_gpus_capture_is_read_alike(demo, synthetic):
+    """A capture of one H100, in Perfetto's trace processor and in HTA, against its summary."""
+    from hta.trace_analysis import TraceAnalysis
+
+    spool = HERE.parent / "data" / "spool" / "h100.spool"
+    summed = summary(spool)
+    tables = summed["workers"][0]["tables"]
+    kernels = {row["name"]: row for row in tables["kernels"]}
+    work = sum(summed["rows"][kind] for kind in ("kernel", "memcpy", "memset"))
+
+    trace = export([spool], WORK / "h100.pftrace.gz", "pftrace-gz")
+    count, ns, flows, faults = perfetto(
+        trace,
+        "select count(*) as n from slice where category = 'kernel'",
+        "select sum(dur) as n from slice where category = 'kernel'",
+        "select count(*) as n from flow",
+        FAULTS,
+    )
+    equal("faults", faults, [])
+    equal("kernels in Perfetto", number(count), summed["rows"]["kernel"])
+    kernel_us = sum(row["total_us"] for row in kernels.values())
+    equal("time of kernels in Perfetto, us", round(number(ns) / 1e3), round(kernel_us))
+    equal("arrows", number(flows), work)
+
+    folder = WORK / "hta-h100"
+    folder.mkdir()
+    export([spool], folder / "rank0.pt.trace.json.gz", "kineto-gz", "--args", "full")
+    analyzer = TraceAnalysis(trace_dir=str(folder), include_last_profiler_step=True)
+    _types, found = analyzer.get_gpu_kernel_breakdown(visualize=False, num_kernels=1000)
+    for _, row in found.iterrows():
+        if row["name"] in kernels:
+            wanted = kernels.pop(row["name"])["total_us"]
+            equal(f"time of {row['name']} in HTA, us", round(row["sum (us)"], 1), round(wanted, 1))
+    equal("kernels that HTA did not see", list(kernels), [])
+    frame = analyzer.t.get_trace(0)
+    equal("kernels in HTA", int((frame["stream"] >= 0).sum()), work)
+
+
 def duckdb_and_pandas_read_the_parquet(demo, synthetic):
     import duckdb
     import pandas
@@ -296,6 +334,7 @@ CHECKS = [
     full_arguments_load,
     official_classes_parse,
     hta_reads_the_json,
+    a_gpus_capture_is_read_alike,
     duckdb_and_pandas_read_the_parquet,
     speedscope_validates,
     folded_stacks_add_up,
