@@ -1,7 +1,8 @@
 //! A capture of one H100: the figure `small_trace` kept it (`tests/workloads/cuda/measure --keep`).
 //!
 //! 50 kernels between copies and memsets, 200 launches, 8 threads of 50 launches, two replays of a
-//! graph of 1000 nodes; recorded by the CUDA backend with libcupti 13.0, preset `launch`.
+//! graph of 1000 nodes; recorded by the CUDA backend with libcupti 13.0, preset `launch`. The facts
+//! that name the machine (kernel, control group, a library's folder) were overwritten.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -131,8 +132,13 @@ fn every_piece_of_work_hangs_on_its_launch() {
     assert_eq!(arrows.values().filter(|&&ends| ends == 1000).count(), 2);
     let names: BTreeSet<&str> =
         launches.values().map(|launch| launch["name"].as_str().unwrap()).collect();
-    let wanted =
-        ["cuGraphLaunch", "cuLaunchKernel", "cuMemcpyDtoHAsync", "cuMemcpyHtoDAsync", "cuMemsetD8Async"];
+    let wanted = [
+        "cuGraphLaunch",
+        "cuLaunchKernel",
+        "cuMemcpyDtoHAsync",
+        "cuMemcpyHtoDAsync",
+        "cuMemsetD8Async",
+    ];
     assert_eq!(names, BTreeSet::from(wanted));
 }
 
@@ -147,7 +153,7 @@ fn slices_of_one_lane_never_overlap() {
             lanes.entry(place).or_default().push((ns("ts"), ns("dur")));
         }
     }
-    assert!(lanes.len() >= 9, "{} lanes", lanes.len());
+    assert!(lanes.len() >= 8, "{} lanes", lanes.len());
     for (place, mut slices) in lanes {
         slices.sort_unstable();
         for pair in slices.windows(2) {
