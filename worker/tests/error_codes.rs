@@ -1,0 +1,79 @@
+//! Every code that an error can have is explained in `docs/troubleshooting.md`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What stands before a code in the sources.
+const BEFORE: [&str; 4] =
+    ["WorkerError::new(", "unavailable(", "code: \"", "HttpError::new(StatusCode::"];
+
+#[test]
+fn every_code_is_explained() {
+    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut codes = BTreeMap::new();
+    for folder in ["profiler-core", "backend-cpu", "backend-cuda", "backend-npu", "worker"] {
+        read(&top.join(folder), &mut codes);
+    }
+    for known in ["running", "no_device", "disk_full", "forked", "foreign_host"] {
+        assert!(codes.contains_key(known), "{known} was not found in the sources");
+    }
+    let page = std::fs::read_to_string(top.join("docs/troubleshooting.md")).unwrap();
+    codes.retain(|code, _| !page.contains(&format!("`{code}`")));
+    assert!(codes.is_empty(), "docs/troubleshooting.md does not explain {codes:#?}");
+}
+
+fn read(folder: &Path, codes: &mut BTreeMap<String, PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        if path.is_dir() {
+            if !["tests", "examples", "target", "benches"].contains(&&*name) {
+                read(&path, codes);
+            }
+            continue;
+        }
+        if !name.ends_with(".rs") || name == "tests.rs" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap();
+        for (code, at) in of_methods(text).chain(of_constructors(text)).map(|code| (code, &path)) {
+            codes.entry(code).or_insert_with(|| at.clone());
+        }
+    }
+}
+
+/// The texts that methods named `code` give.
+fn of_methods(text: &str) -> impl Iterator<Item = String> {
+    text.split("pub fn code(&self)").skip(1).flat_map(|method| {
+        let end = method.find("\n    }\n").unwrap_or(method.len());
+        method[..end].split("=> \"").skip(1).filter_map(word).collect::<Vec<_>>()
+    })
+}
+
+/// The texts that errors are made with.
+fn of_constructors(text: &str) -> impl Iterator<Item = String> {
+    BEFORE.into_iter().flat_map(move |before| {
+        text.split(before).skip(1).filter_map(move |after| {
+            // The code is the first text, unless something else is named first.
+            let after = if before.ends_with('"') { after } else { argument(after)? };
+            word(after)
+        })
+    })
+}
+
+/// What follows the opening quote of the first text, where it is the first or second argument.
+fn argument(after: &str) -> Option<&str> {
+    let quote = after.find('"')?;
+    let plain = |c: char| c.is_whitespace() || c.is_ascii_uppercase() || c == '_' || c == ',';
+    after[..quote].chars().all(plain).then(|| &after[quote + 1..])
+}
+
+/// A stable word: lower case, and closed by a quote.
+fn word(text: &str) -> Option<String> {
+    let (word, _) = text.split_once('"')?;
+    let is_code = !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    is_code.then(|| word.to_owned())
+}
