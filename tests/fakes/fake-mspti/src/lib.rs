@@ -10,7 +10,7 @@
 //!
 //! Variables for processes that nobody drives from inside: `FAKE_MSPTI_CANN` (`80`, `81`, `82`,
 //! `90`, `91`), `FAKE_MSPTI_CRASH` (`load`, `hang`, `call`), `FAKE_MSPTI_WORK` and
-//! `FAKE_MSPTI_LEDGER` (see [`work`]).
+//! `FAKE_MSPTI_LEDGER` (see the module `work`).
 
 #![expect(unsafe_code, reason = "plays a C library")]
 
