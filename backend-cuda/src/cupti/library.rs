@@ -309,8 +309,7 @@ impl Cupti {
             return None;
         }
         let text = CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy();
-        let text = text.trim();
-        (!text.is_empty()).then(|| text.to_owned())
+        holder_named(&text)
     }
 
     /// Gives the subscription back.
@@ -491,3 +490,21 @@ pub(crate) struct Subscriber(*mut c_void);
 
 // SAFETY: CUPTI's handle is an opaque number to us and may be used from any thread.
 unsafe impl Send for Subscriber {}
+
+/// The holder's name, unless it gave none: PyTorch's profiler subscribes by the older call, and
+/// libcupti 13.0 then says `CUPTI for <not provided>`.
+fn holder_named(text: &str) -> Option<String> {
+    let text = text.trim();
+    (!text.is_empty() && !text.contains("<not provided>")).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_holder_without_a_name_has_none() {
+        let named = super::holder_named("CUPTI for Nsight Systems ");
+        assert_eq!(named.as_deref(), Some("CUPTI for Nsight Systems"));
+        assert_eq!(super::holder_named("CUPTI for <not provided>"), None);
+        assert_eq!(super::holder_named(" "), None);
+    }
+}
