@@ -60,7 +60,8 @@ fn the_examples_are_taken_or_refused_as_the_documents_say() {
     for example in examples() {
         let place = &example.place;
         match example.reader.as_str() {
-            "" => {}
+            // Compared with the source by a test of the library itself.
+            "" | "null" => {}
             "start" => {
                 read[0] += 1;
                 let parsed = StartRequest::parse(example.text.as_bytes());
@@ -100,10 +101,12 @@ fn readme_lines() -> Vec<String> {
     lines
 }
 
-/// A command with `--help` behind it is read to its end, values included, and does nothing.
+/// A command with `--help` behind it is read to its end, values included, and does nothing. What
+/// stands behind `--` is another program's.
 fn understands(words: &str) {
     let place = Place::new();
-    let words: Vec<&str> = words.split_ascii_whitespace().chain(["--help"]).collect();
+    let own = words.split_once(" -- ").map_or(words, |(own, _)| own);
+    let words: Vec<&str> = own.split_ascii_whitespace().chain(["--help"]).collect();
     let ran = place.run(&words);
     assert_eq!(ran.code, Some(0), "{words:?}: {ran}");
 }
