@@ -405,6 +405,7 @@ fn many_threads_lose_nothing_uncounted() {
     let fake = alone.fake;
     let sink = sink();
     let mut session = started(fake, &sink);
+    let before = fake.dropped();
     std::thread::scope(|scope| {
         for stream in 0..THREADS {
             scope.spawn(move || fake.launch(c"k", LAUNCHES, stream as u32));
@@ -417,7 +418,10 @@ fn many_threads_lose_nothing_uncounted() {
     let losses = sink.losses();
     let lost = losses.get(&LossCause::BufferExhausted).copied().unwrap_or(0);
     assert_eq!(losses.values().sum::<u64>(), lost, "{losses:?}");
-    assert_eq!(sink.rows(Kernel::KIND) + lost, THREADS * LAUNCHES);
+    // Of a launch, the kernel's record may miss or its call's: both are counted alike.
+    assert_eq!(lost, fake.dropped() - before);
+    let missing = THREADS * LAUNCHES - sink.rows(Kernel::KIND);
+    assert!(missing <= lost, "{missing} kernels miss and {lost} records are counted");
     sink.assert_sound();
 }
 
