@@ -492,15 +492,16 @@ impl ChunkCollector {
 impl Drop for ChunkCollector {
     fn drop(&mut self) {
         self.close();
-        while let Some(chunk) = self.shared.free.pop() {
-            chunk.give_back_memory();
-            REUSABLE.push(chunk);
-        }
+        // Before any is given away: one that another pool uses by then would look held, too.
         for owned in self.chunks.drain(..) {
             let state = owned.chunk.state.load(Ordering::Acquire);
             if state & STATE_MASK != FREE {
                 ORPHANS.push((owned.chunk, state));
             }
+        }
+        while let Some(chunk) = self.shared.free.pop() {
+            chunk.give_back_memory();
+            REUSABLE.push(chunk);
         }
         REUSABLE_SHARED.push(self.shared);
     }

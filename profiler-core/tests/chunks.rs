@@ -129,6 +129,29 @@ fn a_closed_pool_refuses_and_a_later_one_works() {
     assert!(cell.is_empty());
 }
 
+/// A pool that ends gives its chunks away while others take them.
+#[test]
+fn pools_that_come_and_go_share_no_chunk() {
+    std::thread::scope(|scope| {
+        for kind in 1..5u16 {
+            scope.spawn(move || {
+                for round in 0..2_000u64 {
+                    let (pool, mut collector) = chunks(4 * CHUNK_BYTES);
+                    let payload = [kind as u8; 4000];
+                    let taken = (0..40).filter(|_| pool.append(kind, &[&payload])).count();
+                    let mut seen = 0;
+                    collector.drain(|entry| {
+                        assert_eq!(entry.kind, kind, "round {round}");
+                        assert_eq!(entry.payload, payload);
+                        seen += 1;
+                    });
+                    assert_eq!(seen, taken, "round {round}");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn payloads_of_every_length_up_to_the_longest() {
     let (pool, mut collector) = chunks(8 << 20);
