@@ -203,8 +203,11 @@ fn flushes_between_a_driver_call_and_its_runtime_call_double_nothing() {
         }
     });
     session.stop(DRAIN).expect("stops");
-    assert_eq!(sink.rows(Kernel::KIND), 2 * LAUNCHES);
-    assert_eq!(sink.rows(ApiCall::KIND), 2 * LAUNCHES);
+    // Flushes without a pause can take all buffers; what the library then drops is counted.
+    let lost: u64 = sink.losses().values().sum();
+    let missing = |kind| (2 * LAUNCHES).checked_sub(sink.rows(kind)).expect("none is doubled");
+    let (kernels, calls) = (missing(Kernel::KIND), missing(ApiCall::KIND));
+    assert!(kernels + calls <= lost, "{kernels} kernels and {calls} calls miss, {lost} counted");
 }
 
 #[test]
