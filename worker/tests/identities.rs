@@ -202,7 +202,11 @@ fn equal_host_names_and_pids_share_no_file() {
     workers.remove(0).die();
     wait_for("the end of the first", || controller.status().workers.len() == 1);
     workers.extend(join(&controller, vec![alike()]));
-    wait_for("the file of the third", || files(&bench, &answer.session).len() == 3);
+    // Its file comes first: a stop in between would leave the third out, and take the file away.
+    wait_for("the third line", || {
+        controller.manifest(&answer.session).is_ok_and(|manifest| manifest.workers.len() == 3)
+    });
+    assert_eq!(files(&bench, &answer.session).len(), 3);
     let manifest = controller.stop(&StopRequest::default()).unwrap();
     let pids: BTreeSet<(u32, &str)> =
         manifest.workers.iter().map(|line| (line.pid, line.host.as_str())).collect();
