@@ -1,4 +1,5 @@
-//! Stacks of Python code of another process, read out of its memory by py-spy's library.
+//! Stacks of Python code, read out of a process's memory by py-spy's library: of another process, or
+//! of this one, as if it were another.
 //!
 //! The process is never stopped and gets no signal: a stack that changes while it is read may be
 //! read wrong now and then, and one that makes no sense is counted as lost.
@@ -104,6 +105,25 @@ impl PythonSampler {
         let _told = self.stop.send(());
         self.thread.join().unwrap_or_default()
     }
+}
+
+/// Whether this process runs Python, by the names of its mapped files: looking for an interpreter
+/// reads all symbols of the program.
+pub(crate) fn is_in_this_process() -> bool {
+    std::fs::read("/proc/self/maps").is_ok_and(|maps| maps_show_python(&maps))
+}
+
+fn maps_show_python(maps: &[u8]) -> bool {
+    maps.split(|byte| *byte == b'\n').any(|line| {
+        let Some(slash) = line.iter().rposition(|byte| *byte == b'/') else { return false };
+        let name = &line[slash + 1..];
+        let digit_after = |begin: &[u8]| {
+            name.strip_prefix(begin).is_some_and(|rest| {
+                rest.first().is_none_or(|byte| byte.is_ascii_digit() || *byte == b' ')
+            })
+        };
+        digit_after(b"libpython") || digit_after(b"python")
+    })
 }
 
 /// The interpreter in the process. The library reads whatever it finds there: it may panic.
@@ -318,5 +338,22 @@ impl Rows {
         let (stream, kind) = (Some(self.stream), Some(Sample::KIND));
         let cause = LossCause::SamplerLost;
         self.sink.loss(Loss { stream, kind, count: 1, from, to, cause });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn python_is_known_by_its_files() {
+        let line = |path: &str| format!("7f00-7f01 r-xp 0 08:01 1                    {path}\n");
+        for path in ["/usr/bin/python3.11", "/opt/lib/libpython3.12.so.1.0", "/usr/bin/python"] {
+            assert!(maps_show_python(line(path).as_bytes()), "{path}");
+        }
+        for path in ["/a/python3/libone.so", "/a/pythonic", "/a/libpythonic.so", "[heap]"] {
+            assert!(!maps_show_python(line(path).as_bytes()), "{path}");
+        }
+        assert!(!is_in_this_process());
     }
 }

@@ -86,7 +86,11 @@ impl Recorder {
     /// The sampler of Python stacks, where they were asked for and the target runs Python.
     #[cfg(feature = "python")]
     fn python(&self, notes: &mut Vec<String>) -> Option<PythonSampler> {
-        if !(self.plan.samples && self.plan.with_stack) || self.process.own {
+        if !(self.plan.samples && self.plan.with_stack) {
+            return None;
+        }
+        // Its own process knows at once; of another one, looking tells more than a guess.
+        if self.process.own && !crate::python::is_in_this_process() {
             return None;
         }
         let (pid, hz) = (self.process.pid, self.plan.sample_hz);

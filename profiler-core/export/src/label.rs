@@ -127,7 +127,7 @@ pub(crate) fn category(drawn: &Drawn<'_>) -> usize {
         },
         ItemKind::Span => 7,
         ItemKind::Step => 8,
-        ItemKind::Marker => 9,
+        ItemKind::Marker | ItemKind::Sample => 9,
         ItemKind::Memory => 10,
         ItemKind::ApiCall => match ApiDomain::from_number(drawn.row::<ApiCall>().domain) {
             Some(ApiDomain::CudaRuntime) => 11,

@@ -82,7 +82,9 @@ impl OperatorLinks {
             | ItemKind::Memset
             | ItemKind::Communication
             | ItemKind::Synchronization => Links { operator: self.of_device(drawn), forward: None },
-            ItemKind::Step | ItemKind::Marker | ItemKind::Memory => Links::default(),
+            ItemKind::Step | ItemKind::Marker | ItemKind::Memory | ItemKind::Sample => {
+                Links::default()
+            }
         }
     }
 

@@ -41,11 +41,13 @@ pub(crate) enum ItemKind {
     Step,
     Marker,
     Memory,
+    /// Only where somebody asks for it; formats take samples as they come.
+    Sample,
 }
 
 impl ItemKind {
     fn is_instant(self) -> bool {
-        matches!(self, Self::Marker | Self::Memory)
+        matches!(self, Self::Marker | Self::Memory | Self::Sample)
     }
 }
 

@@ -290,3 +290,40 @@ fn work_on_a_device_counts_for_the_operators_around_its_launch() {
     let line = table.lines().find(|line| line.contains("aten::linear")).unwrap();
     assert!(line.contains(",5.000,") && line.contains(",45.000,"), "{line}");
 }
+
+/// Samples lie in a matrix product inside an addition: in one stack thrice, in another once, and
+/// once while the thread waited.
+#[test]
+fn operators_are_told_apart_by_the_stacks_that_samples_found() {
+    let summary = summary(pipeline());
+    let rows = |tables: &profiler_export::summary::Tables| {
+        let rows = tables.operators_by_stack.iter();
+        rows.map(|row| (row.name.clone(), row.stack.join(" < "), row.self_us, row.total_us))
+            .collect::<Vec<_>>()
+    };
+    let row = |name: &str, stack: &str, own, total| (name.to_owned(), stack.to_owned(), own, total);
+    assert_eq!(
+        rows(&summary.workers[0].tables),
+        [
+            row("aten::mm", "matmul < loop_main", 30.0, 30.0),
+            row("aten::mm", "loop_main", 10.0, 10.0),
+            row("aten::add", "matmul < loop_main", 0.0, 30.0),
+            row("aten::add", "loop_main", 0.0, 10.0),
+        ]
+    );
+    assert_eq!(
+        rows(&summary.stages[0].tables)[0],
+        row("aten::mm", "matmul < loop_main", 60.0, 60.0)
+    );
+    let mut options = TextOptions::default();
+    assert!(!text(&summary, options).contains("by stack"));
+    options.by_stack = true;
+    let text = text(&summary, options);
+    assert!(text.contains("Operators by stack, as sampled"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("operators.xlsx");
+    profiler_export::tables::write_xlsx(&path, &summary).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    // No shapes were taken: the second sheet is that of stacks.
+    assert!(bytes.windows(20).any(|part| part == b"xl/worksheets/sheet2"));
+}

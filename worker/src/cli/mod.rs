@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// A stage process of the demo.
     #[cfg(feature = "demo")]
     #[command(hide = true)]
-    DemoStage(crate::demo::StageArgs),
+    DemoStage(demo_stage::StageArgs),
     /// Run a command that nobody changed, and profile its processes on request.
     Run(crate::commands::RunArgs),
     /// Serve the HTTP interface; workers join by a socket.
@@ -296,7 +296,12 @@ pub(crate) struct SummaryArgs {
     /// Show each worker beside its stage.
     #[arg(long)]
     pub(crate) workers: bool,
-    /// Write the operators to a workbook as well, by name and by input shapes. Nothing is replaced.
+    /// Show the operators once more, told apart by the shapes of their inputs or by the stacks that
+    /// called them, where those were recorded.
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub(crate) by: Vec<SummaryBy>,
+    /// Write the operators to a workbook as well, by name, by input shapes and by stack. Nothing is
+    /// replaced.
     #[arg(long, value_name = "FILE")]
     pub(crate) xlsx: Option<PathBuf>,
     #[command(flatten)]
@@ -306,6 +311,15 @@ pub(crate) struct SummaryArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What operators are told apart by, beside their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SummaryBy {
+    /// The shapes of their inputs (`record_shapes`).
+    Shape,
+    /// The stacks that called them, as samples found them (`with_stack`).
+    Stack,
 }
 
 #[derive(Args, Debug)]

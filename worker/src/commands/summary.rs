@@ -7,7 +7,7 @@ use profiler_export::tables;
 
 use super::import::Imported;
 use super::sessions::spools_of;
-use crate::cli::{CommandError, Exit, Output, Progress, SummaryArgs};
+use crate::cli::{CommandError, Exit, Output, Progress, SummaryArgs, SummaryBy};
 
 pub(super) fn run(args: &SummaryArgs, out: &Output) -> Result<Exit, CommandError> {
     let root = args.config.load()?.root(args.root.dir.as_deref());
@@ -28,6 +28,8 @@ pub(super) fn run(args: &SummaryArgs, out: &Output) -> Result<Exit, CommandError
     let mut options = tables::TextOptions::default();
     options.rows = args.top;
     options.workers = args.workers;
+    options.by_shape = args.by.contains(&SummaryBy::Shape);
+    options.by_stack = args.by.contains(&SummaryBy::Stack);
     out.text(&tables::text(&summary, options))?;
     Ok(Exit::Done)
 }

@@ -2,27 +2,74 @@
 
 use candle_core::{D, Device, Module as _, Tensor};
 use candle_nn::{Conv2d, Linear, ops};
+use demo_stage::{DenoiserSizes, Diffusion, Image};
 
 use super::weights::Weights;
 
-/// Channels of the latent image.
-pub(super) const LATENT_CHANNELS: usize = 4;
+/// The models and the batch that they work on.
+pub(super) struct ImageMaker {
+    denoiser: Denoiser,
+    decoder: Decoder,
+    sizes: DenoiserSizes,
+    latents: Tensor,
+    conditions: Tensor,
+    /// How many images each request has.
+    counts: Vec<usize>,
+}
 
-/// Width and height of the latent image.
-pub(super) const LATENT_SIZE: usize = 16;
+impl ImageMaker {
+    /// Models of random weights.
+    pub(super) fn new(sizes: DenoiserSizes, seed: u64) -> candle_core::Result<Self> {
+        let nothing = Tensor::zeros(0, candle_core::DType::F32, &Device::Cpu)?;
+        Ok(Self {
+            denoiser: Denoiser::new(sizes, seed)?,
+            decoder: Decoder::new(sizes, seed + 1)?,
+            sizes,
+            latents: nothing.clone(),
+            conditions: nothing,
+            counts: Vec::new(),
+        })
+    }
+}
 
-/// Width of the condition.
-pub(super) const CONDITION: usize = 192;
+impl Diffusion for ImageMaker {
+    fn begin(&mut self, batch: &[Image<'_>]) -> anyhow::Result<()> {
+        let DenoiserSizes { condition: width, latent_channels, latent_size, .. } = self.sizes;
+        let (mut latents, mut conditions) = (Vec::new(), Vec::new());
+        self.counts.clear();
+        for image in batch {
+            let shape = (image.count, latent_channels, latent_size, latent_size);
+            latents.push(Weights::new(image.seed).tensor(shape, 1.0)?);
+            let condition = Tensor::new(image.condition, &Device::Cpu)?.unsqueeze(0)?;
+            conditions.push(condition.broadcast_as((image.count, width))?);
+            self.counts.push(image.count);
+        }
+        self.latents = Tensor::cat(&latents, 0)?;
+        self.conditions = Tensor::cat(&conditions, 0)?;
+        Ok(())
+    }
 
-const WIDTH: usize = 192;
-const HEADS: usize = 4;
-const LAYERS: usize = 6;
-const PATCH: usize = 2;
-const PATCHES: usize = (LATENT_SIZE / PATCH) * (LATENT_SIZE / PATCH);
-const PATCH_VALUES: usize = LATENT_CHANNELS * PATCH * PATCH;
+    fn denoise(&mut self, time: f32, share: f32) -> anyhow::Result<()> {
+        let velocity = self.denoiser.forward(&self.latents, time, &self.conditions)?;
+        self.latents = (&self.latents - (velocity * f64::from(share))?)?;
+        Ok(())
+    }
+
+    fn decode(&mut self) -> anyhow::Result<Vec<f32>> {
+        let pictures = self.decoder.forward(&self.latents)?;
+        let mut means = Vec::new();
+        let mut offset = 0;
+        for count in &self.counts {
+            means.push(pictures.narrow(0, offset, *count)?.mean_all()?.to_scalar::<f32>()?);
+            offset += count;
+        }
+        Ok(means)
+    }
+}
 
 /// Predicts the velocity of a noisy latent image.
-pub(super) struct Denoiser {
+struct Denoiser {
+    sizes: DenoiserSizes,
     patchify: Linear,
     positions: Tensor,
     time: Linear,
@@ -33,47 +80,52 @@ pub(super) struct Denoiser {
 
 impl Denoiser {
     /// A denoiser of random weights.
-    pub(super) fn new(seed: u64) -> candle_core::Result<Self> {
+    fn new(sizes: DenoiserSizes, seed: u64) -> candle_core::Result<Self> {
         let mut weights = Weights::new(seed);
         let mut blocks = Vec::new();
-        for _ in 0..LAYERS {
-            blocks.push(Block::new(&mut weights)?);
+        for _ in 0..sizes.layers {
+            blocks.push(Block::new(&mut weights, sizes)?);
         }
+        let width = sizes.width;
+        let patches = (sizes.latent_size / sizes.patch).pow(2);
+        let patch_values = sizes.latent_channels * sizes.patch.pow(2);
         Ok(Self {
-            patchify: weights.linear(PATCH_VALUES, WIDTH)?,
-            positions: weights.tensor((1, PATCHES, WIDTH), 0.1)?,
-            time: weights.linear(WIDTH, WIDTH)?,
-            condition: weights.linear(CONDITION, WIDTH)?,
+            sizes,
+            patchify: weights.linear(patch_values, width)?,
+            positions: weights.tensor((1, patches, width), 0.1)?,
+            time: weights.linear(width, width)?,
+            condition: weights.linear(sizes.condition, width)?,
             blocks,
-            unpatchify: weights.linear(WIDTH, PATCH_VALUES)?,
+            unpatchify: weights.linear(width, patch_values)?,
         })
     }
 
     /// The velocity at `time` (1 = noise, 0 = image) of latents `(batch, channels, height, width)`
-    /// under conditions `(batch, CONDITION)`.
-    pub(super) fn forward(
+    /// under conditions `(batch, condition)`.
+    fn forward(
         &self,
         latents: &Tensor,
         time: f32,
         conditions: &Tensor,
     ) -> candle_core::Result<Tensor> {
+        let DenoiserSizes { latent_channels: channels, latent_size: size, patch, .. } = self.sizes;
         let batch = latents.dim(0)?;
-        let side = LATENT_SIZE / PATCH;
+        let side = size / patch;
         let patches = latents
-            .reshape(vec![batch, LATENT_CHANNELS, side, PATCH, side, PATCH])?
+            .reshape(vec![batch, channels, side, patch, side, patch])?
             .permute(vec![0, 2, 4, 1, 3, 5])?
-            .reshape((batch, PATCHES, PATCH_VALUES))?;
+            .reshape((batch, side * side, channels * patch * patch))?;
         let mut x = self.patchify.forward(&patches)?.broadcast_add(&self.positions)?;
-        let time = self.time.forward(&time_embedding(time)?)?;
+        let time = self.time.forward(&time_embedding(time, self.sizes.width)?)?;
         let modulation = self.condition.forward(conditions)?.broadcast_add(&time)?.silu()?;
         for block in &self.blocks {
             x = block.forward(&x, &modulation)?;
         }
         self.unpatchify
             .forward(&x)?
-            .reshape(vec![batch, side, side, LATENT_CHANNELS, PATCH, PATCH])?
+            .reshape(vec![batch, side, side, channels, patch, patch])?
             .permute(vec![0, 3, 1, 4, 2, 5])?
-            .reshape((batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE))
+            .reshape((batch, channels, size, size))
     }
 }
 
@@ -83,16 +135,19 @@ struct Block {
     output: Linear,
     up: Linear,
     down: Linear,
+    heads: usize,
 }
 
 impl Block {
-    fn new(weights: &mut Weights) -> candle_core::Result<Self> {
+    fn new(weights: &mut Weights, sizes: DenoiserSizes) -> candle_core::Result<Self> {
+        let width = sizes.width;
         Ok(Self {
-            modulation: weights.linear(WIDTH, 6 * WIDTH)?,
-            query_key_value: weights.linear(WIDTH, 3 * WIDTH)?,
-            output: weights.linear(WIDTH, WIDTH)?,
-            up: weights.linear(WIDTH, 4 * WIDTH)?,
-            down: weights.linear(4 * WIDTH, WIDTH)?,
+            modulation: weights.linear(width, 6 * width)?,
+            query_key_value: weights.linear(width, 3 * width)?,
+            output: weights.linear(width, width)?,
+            up: weights.linear(width, 4 * width)?,
+            down: weights.linear(4 * width, width)?,
+            heads: sizes.heads,
         })
     }
 
@@ -106,13 +161,14 @@ impl Block {
     }
 
     fn attention(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (batch, length, _) = x.dims3()?;
+        let (batch, length, width) = x.dims3()?;
+        let head_width = width / self.heads;
         let parts = self.query_key_value.forward(x)?.chunk(3, D::Minus1)?;
         let heads = |part: &Tensor| {
-            part.reshape((batch, length, HEADS, WIDTH / HEADS))?.transpose(1, 2)?.contiguous()
+            part.reshape((batch, length, self.heads, head_width))?.transpose(1, 2)?.contiguous()
         };
         let (query, key, value) = (heads(&parts[0])?, heads(&parts[1])?, heads(&parts[2])?);
-        let scores = (query.matmul(&key.t()?)? * ((WIDTH / HEADS) as f64).powf(-0.5))?;
+        let scores = (query.matmul(&key.t()?)? * (head_width as f64).powf(-0.5))?;
         let mixed = ops::softmax_last_dim(&scores)?.matmul(&value)?;
         self.output.forward(&mixed.transpose(1, 2)?.flatten_from(2)?)
     }
@@ -125,19 +181,12 @@ fn modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> candle_core::Result<T
     centred.broadcast_div(&deviation)?.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)
 }
 
-fn time_embedding(time: f32) -> candle_core::Result<Tensor> {
-    let mut values = Vec::with_capacity(WIDTH);
-    for pair in 0..WIDTH / 2 {
-        let frequency = 1_000_f32.powf(-(pair as f32) / (WIDTH / 2) as f32);
-        let angle = time * 1_000.0 * frequency;
-        values.push(angle.sin());
-        values.push(angle.cos());
-    }
-    Tensor::from_vec(values, (1, WIDTH), &Device::Cpu)
+fn time_embedding(time: f32, width: usize) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(demo_stage::time_embedding(time, width), (1, width), &Device::Cpu)
 }
 
 /// Turns a latent image into one of three channels and four times its width and height.
-pub(super) struct Decoder {
+struct Decoder {
     enter: Conv2d,
     stages: [Conv2d; 3],
     leave: Conv2d,
@@ -145,22 +194,22 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// A decoder of random weights.
-    pub(super) fn new(seed: u64) -> candle_core::Result<Self> {
-        const CHANNELS: usize = 48;
+    fn new(sizes: DenoiserSizes, seed: u64) -> candle_core::Result<Self> {
+        let channels = sizes.decoder_channels;
         let mut weights = Weights::new(seed);
         Ok(Self {
-            enter: weights.conv(LATENT_CHANNELS, CHANNELS, 3)?,
+            enter: weights.conv(sizes.latent_channels, channels, 3)?,
             stages: [
-                weights.conv(CHANNELS, CHANNELS, 3)?,
-                weights.conv(CHANNELS, CHANNELS, 3)?,
-                weights.conv(CHANNELS, CHANNELS, 3)?,
+                weights.conv(channels, channels, 3)?,
+                weights.conv(channels, channels, 3)?,
+                weights.conv(channels, channels, 3)?,
             ],
-            leave: weights.conv(CHANNELS, 3, 3)?,
+            leave: weights.conv(channels, 3, 3)?,
         })
     }
 
     /// The images `(batch, 3, height, width)` of latents.
-    pub(super) fn forward(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
+    fn forward(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = convolve("conv_in", &self.enter, latents)?.silu()?;
         for (index, stage) in self.stages.iter().enumerate() {
             if index > 0 {
@@ -183,13 +232,23 @@ fn convolve(name: &'static str, conv: &Conv2d, x: &Tensor) -> candle_core::Resul
 mod tests {
     use super::*;
 
+    const SIZES: DenoiserSizes = DenoiserSizes {
+        width: 48,
+        layers: 2,
+        heads: 4,
+        condition: 32,
+        latent_channels: 4,
+        latent_size: 8,
+        patch: 2,
+        decoder_channels: 8,
+    };
+
     #[test]
     fn a_batch_is_the_same_as_one_by_one() {
         let mut noise = Weights::new(3);
-        let shape = (2, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE);
-        let latents = noise.tensor(shape, 1.0).unwrap();
-        let conditions = noise.tensor((2, CONDITION), 1.0).unwrap();
-        let denoiser = Denoiser::new(1).unwrap();
+        let latents = noise.tensor((2, 4, 8, 8), 1.0).unwrap();
+        let conditions = noise.tensor((2, 32), 1.0).unwrap();
+        let denoiser = Denoiser::new(SIZES, 1).unwrap();
         let both = denoiser.forward(&latents, 0.5, &conditions).unwrap();
         assert_eq!(both.dims(), latents.dims());
         let second = denoiser
@@ -202,9 +261,24 @@ mod tests {
 
     #[test]
     fn images_are_four_times_as_wide() {
-        let latents =
-            Weights::new(4).tensor((1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), 1.0).unwrap();
-        let images = Decoder::new(2).unwrap().forward(&latents).unwrap();
-        assert_eq!(images.dims(), [1, 3, 4 * LATENT_SIZE, 4 * LATENT_SIZE]);
+        let latents = Weights::new(4).tensor((1, 4, 8, 8), 1.0).unwrap();
+        let images = Decoder::new(SIZES, 2).unwrap().forward(&latents).unwrap();
+        assert_eq!(images.dims(), [1, 3, 32, 32]);
+    }
+
+    #[test]
+    fn each_request_of_a_batch_has_its_own_mean() {
+        let mut maker = ImageMaker::new(SIZES, 1).unwrap();
+        let condition = [0.5; 32];
+        let image = |seed, count| Image { seed, count, condition: &condition };
+        let mut means = |batch: &[Image<'_>]| {
+            maker.begin(batch).unwrap();
+            maker.denoise(1.0, 0.5).unwrap();
+            maker.decode().unwrap()
+        };
+        let both = means(&[image(1, 2), image(2, 1)]);
+        let alone = means(&[image(2, 1)]);
+        assert_eq!(both.len(), 2);
+        assert!((both[1] - alone[0]).abs() < 1e-4, "{both:?} and {alone:?}");
     }
 }

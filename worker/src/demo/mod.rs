@@ -3,20 +3,17 @@
 //! Three stages do real tensor work with random weights: stage 0 *thinker* (autoregressive
 //! decoding, two tensor-parallel ranks), stage 1 *talker* (autoregressive, one rank) and stage 2
 //! *diffusion* (a denoise loop and a convolutional decoder, two replicas). Requests pass from
-//! stage to stage over Unix sockets. What is profiled is nothing special: each stage embeds the
+//! stage to stage over Unix sockets. The stages are those of `demo_stage`, on candle in this program or
+//! on libtorch in `torch-worker`. What is profiled is nothing special: each stage embeds the
 //! agent as any worker would, and the demo asks for the profile as any user would.
 
+mod candle;
 mod denoiser;
-mod diffusion;
-mod frames;
+mod engine;
 mod interrupt;
 mod pipeline;
 mod profile;
-mod ranks;
 mod report;
-mod stage;
-mod talker;
-mod thinker;
 mod transformer;
 mod weights;
 
@@ -25,8 +22,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use demo_stage::{PLACES, StageArgs};
 use indicatif::ProgressBar;
 
+use engine::{EngineName, StageProgram};
 use interrupt::{Interrupt, Interrupted};
 use pipeline::Pipeline;
 use profile::Service;
@@ -52,35 +51,16 @@ pub(crate) struct DemoArgs {
     /// The device backend that the stages use (`npu`, `cuda`); without, one that is available.
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
+    /// What computes the tensors. `torch` needs the program `torch-worker`, and records the
+    /// operators of libtorch with the shapes of their inputs.
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = EngineName::Candle)]
+    pub(crate) engine: EngineName,
     /// Run the requests without profiling.
     #[arg(long, hide = true)]
     pub(crate) unprofiled: bool,
     /// Print one JSON document instead of tables and a progress bar.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// A stage process of the demo: started by `omniprof demo`, never by hand.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct StageArgs {
-    /// The folder of the pipeline's sockets.
-    #[arg(long)]
-    pub(crate) sockets: PathBuf,
-    /// The stage.
-    #[arg(long)]
-    pub(crate) stage: u32,
-    /// The replica of the stage.
-    #[arg(long)]
-    pub(crate) replica: u32,
-    /// The rank within the replica.
-    #[arg(long)]
-    pub(crate) rank: u32,
-    /// The process that started this one.
-    #[arg(long)]
-    pub(crate) parent: u32,
-    /// Do not look for a profiler.
-    #[arg(long)]
-    pub(crate) unprofiled: bool,
 }
 
 /// The port of `--serve` where none is named: the same as that of `omniprof serve`.
@@ -117,13 +97,14 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 ///
 /// What ended it, unless the stage before just closed.
 pub(crate) fn run_stage(args: StageArgs) -> anyhow::Result<ExitCode> {
-    stage::run(&args)
+    demo_stage::run(&args, |_args| Ok(Box::new(candle::Candle)))
 }
 
 fn run_until_interrupted(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.requests > 0, "--requests must be at least 1");
+    let program = StageProgram::of(args.engine)?;
     if args.unprofiled {
-        let mut pipeline = Pipeline::start(None, interrupt)?;
+        let mut pipeline = Pipeline::start(&program, None, interrupt)?;
         work(&mut pipeline, args, interrupt)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -131,8 +112,9 @@ fn run_until_interrupted(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Resu
     let service = Service::start(&args.dir, port)?;
     let starting = report::spinner(args, "starting five stage processes");
     // Declared after the service, so that it ends first: its stages leave the controller in order.
-    let mut pipeline = Pipeline::start(service.controller().socket_dir().as_deref(), interrupt)?;
-    service.wait_for(pipeline::PLACES.len(), interrupt)?;
+    let socket_dir = service.controller().socket_dir();
+    let mut pipeline = Pipeline::start(&program, socket_dir.as_deref(), interrupt)?;
+    service.wait_for(PLACES.len(), interrupt)?;
     // First touches of weights and of code are no part of the picture.
     warm_up(&mut pipeline, interrupt)?;
     starting.finish_and_clear();
@@ -158,6 +140,10 @@ fn start_body(args: &DemoArgs) -> serde_json::Value {
     }
     if let Some(backend) = &args.backend {
         body["backend"] = backend.as_str().into();
+    }
+    if args.engine == EngineName::Torch {
+        // Operators come with their shapes.
+        body["record_shapes"] = true.into();
     }
     body
 }

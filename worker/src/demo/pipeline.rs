@@ -7,37 +7,16 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use demo_stage::frames::{self, Connect, Request, ToFront};
+use demo_stage::{PLACES, Place, front, inlet};
 
-use super::frames::{self, Connect, Request, ToFront};
+use super::engine::StageProgram;
 use super::interrupt::Interrupt;
-use super::stage;
-
-/// A stage process: its number, role, replica and rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The stage.
-    pub(super) stage: u32,
-    /// What it does.
-    pub(super) role: &'static str,
-    /// The replica.
-    pub(super) replica: u32,
-    /// The rank.
-    pub(super) rank: u32,
-}
-
-/// All stage processes. A stage's replicas and ranks stand together.
-pub(super) const PLACES: [Place; 5] = [
-    Place { stage: 0, role: "thinker", replica: 0, rank: 0 },
-    Place { stage: 0, role: "thinker", replica: 0, rank: 1 },
-    Place { stage: 1, role: "talker", replica: 0, rank: 0 },
-    Place { stage: 2, role: "diffusion", replica: 0, rank: 0 },
-    Place { stage: 2, role: "diffusion", replica: 1, rank: 0 },
-];
 
 /// How long the stages may take to start and to stop.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -59,7 +38,11 @@ pub(super) struct Pipeline {
 impl Pipeline {
     /// Starts the stages and waits until they are connected. `agents` is the folder of the
     /// controller's socket, `None` = the stages are not profiled.
-    pub(super) fn start(agents: Option<&Path>, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        program: &StageProgram,
+        agents: Option<&Path>,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
         let sockets = sockets_dir()?;
         let (sender, results) = channel();
         let mut pipeline = Self {
@@ -70,11 +53,11 @@ impl Pipeline {
             next_request: 1,
             open: BTreeSet::new(),
         };
-        let path = stage::front(&pipeline.sockets);
+        let path = front(&pipeline.sockets);
         let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
         listener.set_nonblocking(true)?;
         for place in PLACES {
-            let child = spawn(place, &pipeline.sockets, agents)
+            let child = spawn(program, place, &pipeline.sockets, agents)
                 .with_context(|| format!("stage {} does not start", place.stage))?;
             pipeline.stages.push(child);
         }
@@ -211,7 +194,7 @@ impl Pipeline {
         PLACES
             .iter()
             .filter(|next| next.stage == place.stage + 1 && next.rank == 0)
-            .map(|next| stage::inlet(&self.sockets, next.stage, next.replica))
+            .map(|next| inlet(&self.sockets, next.stage, next.replica))
             .collect()
     }
 }
@@ -222,11 +205,14 @@ impl Drop for Pipeline {
     }
 }
 
-fn spawn(place: Place, sockets: &Path, agents: Option<&Path>) -> anyhow::Result<Child> {
-    let program = std::env::current_exe().context("the path of this program is unknown")?;
-    let mut command = Command::new(program);
+fn spawn(
+    program: &StageProgram,
+    place: Place,
+    sockets: &Path,
+    agents: Option<&Path>,
+) -> anyhow::Result<Child> {
+    let mut command = program.command();
     command
-        .arg("demo-stage")
         .arg("--sockets")
         .arg(sockets)
         .args(["--stage", &place.stage.to_string()])
@@ -235,6 +221,7 @@ fn spawn(place: Place, sockets: &Path, agents: Option<&Path>) -> anyhow::Result<
         .args(["--parent", &std::process::id().to_string()])
         // Five processes share the machine: each computes on one thread.
         .env("RAYON_NUM_THREADS", "1")
+        .env("OMP_NUM_THREADS", "1")
         .stdin(Stdio::null())
         // The demo's own output is for the user alone.
         .stdout(Stdio::null())

@@ -2,24 +2,9 @@
 
 use candle_core::{D, Device, Module as _, Tensor};
 use candle_nn::{Embedding, Linear, RmsNorm, ops, rotary_emb};
+use demo_stage::{Decoder, DecoderSizes, Ranks, Shard};
 
-use super::ranks::Ranks;
-use super::weights::{Shard, Weights};
-
-/// The sizes of a transformer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
-    /// The width of the hidden state.
-    pub(super) width: usize,
-    /// How many blocks.
-    pub(super) layers: usize,
-    /// How many attention heads, over all ranks.
-    pub(super) heads: usize,
-    /// How many tokens it knows.
-    pub(super) vocabulary: usize,
-    /// The longest sequence.
-    pub(super) context: usize,
-}
+use super::weights::Weights;
 
 /// The transformer and the state of one sequence.
 pub(super) struct Transformer {
@@ -34,7 +19,7 @@ pub(super) struct Transformer {
 
 impl Transformer {
     /// A rank's part of a transformer of random weights.
-    pub(super) fn new(sizes: Sizes, seed: u64, shard: Shard) -> candle_core::Result<Self> {
+    pub(super) fn new(sizes: DecoderSizes, seed: u64, shard: Shard) -> candle_core::Result<Self> {
         let mut weights = Weights::new(seed);
         let embedding = weights.embedding(sizes.vocabulary, sizes.width)?;
         let mut blocks = Vec::new();
@@ -42,13 +27,7 @@ impl Transformer {
             blocks.push(Block::new(sizes, &mut weights, shard)?);
         }
         let head_width = sizes.width / sizes.heads;
-        let mut angles = Vec::new();
-        for position in 0..sizes.context {
-            for pair in 0..head_width / 2 {
-                let frequency = 10_000_f32.powf(-(2.0 * pair as f32) / head_width as f32);
-                angles.push(position as f32 * frequency);
-            }
-        }
+        let angles = demo_stage::rotary_angles(sizes.context, head_width);
         let angles = Tensor::from_vec(angles, (sizes.context, head_width / 2), &Device::Cpu)?;
         Ok(Self {
             embedding,
@@ -60,17 +39,17 @@ impl Transformer {
             position: 0,
         })
     }
+}
 
-    /// Forgets the sequence.
-    pub(super) fn reset(&mut self) {
+impl Decoder for Transformer {
+    fn reset(&mut self) {
         self.position = 0;
         for block in &mut self.blocks {
             block.cache = None;
         }
     }
 
-    /// Takes tokens and gives the last one's hidden state.
-    pub(super) fn forward(&mut self, tokens: &[u32], ranks: &mut Ranks) -> anyhow::Result<Tensor> {
+    fn forward(&mut self, tokens: &[u32], ranks: &mut Ranks) -> anyhow::Result<Vec<f32>> {
         let ids = Tensor::new(tokens, &Device::Cpu)?;
         let mut x = self.embedding.forward(&ids)?.unsqueeze(0)?;
         let cos = self.cos.narrow(0, self.position, tokens.len())?;
@@ -80,13 +59,13 @@ impl Transformer {
         }
         self.position += tokens.len();
         let last = x.narrow(1, tokens.len() - 1, 1)?.contiguous()?;
-        Ok(self.norm.forward(&last)?.flatten_all()?)
+        Ok(self.norm.forward(&last)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The most likely next token after a hidden state.
-    pub(super) fn next_token(&self, hidden: &Tensor) -> candle_core::Result<u32> {
+    fn next_token(&self, hidden: &[f32]) -> anyhow::Result<u32> {
         let _span = profiler_agent::span("sample").enter();
-        self.head.forward(&hidden.unsqueeze(0)?)?.argmax(D::Minus1)?.squeeze(0)?.to_scalar()
+        let hidden = Tensor::new(hidden, &Device::Cpu)?.unsqueeze(0)?;
+        Ok(self.head.forward(&hidden)?.argmax(D::Minus1)?.squeeze(0)?.to_scalar()?)
     }
 }
 
@@ -105,7 +84,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(sizes: Sizes, weights: &mut Weights, shard: Shard) -> candle_core::Result<Self> {
+    fn new(sizes: DecoderSizes, weights: &mut Weights, shard: Shard) -> candle_core::Result<Self> {
         let width = sizes.width;
         Ok(Self {
             attention_norm: norm(width)?,
@@ -129,9 +108,9 @@ impl Block {
         ranks: &mut Ranks,
     ) -> anyhow::Result<Tensor> {
         let partial = self.attention(x, rotary)?;
-        let x = (x + ranks.all_reduce(partial)?)?;
+        let x = (x + all_reduce(ranks, partial)?)?;
         let partial = self.mlp(&x)?;
-        Ok((&x + ranks.all_reduce(partial)?)?)
+        Ok((&x + all_reduce(ranks, partial)?)?)
     }
 
     fn attention(&mut self, x: &Tensor, rotary: (&Tensor, &Tensor)) -> candle_core::Result<Tensor> {
@@ -169,6 +148,18 @@ impl Block {
     }
 }
 
+/// Adds up a partial result over all ranks.
+fn all_reduce(ranks: &mut Ranks, partial: Tensor) -> anyhow::Result<Tensor> {
+    if matches!(ranks, Ranks::Alone) {
+        return Ok(partial);
+    }
+    let _span = profiler_agent::span("all_reduce").enter();
+    let shape = partial.shape().clone();
+    let mut sum = partial.flatten_all()?.to_vec1::<f32>()?;
+    ranks.add_up(&mut sum)?;
+    Ok(Tensor::from_vec(sum, shape, &Device::Cpu)?)
+}
+
 fn norm(width: usize) -> candle_core::Result<RmsNorm> {
     let ones = Tensor::ones(width, candle_core::DType::F32, &Device::Cpu)?;
     Ok(RmsNorm::new(ones, 1e-6))
@@ -192,7 +183,8 @@ mod tests {
 
     use super::*;
 
-    const SIZES: Sizes = Sizes { width: 32, layers: 2, heads: 4, vocabulary: 64, context: 32 };
+    const SIZES: DecoderSizes =
+        DecoderSizes { width: 32, layers: 2, heads: 4, vocabulary: 64, context: 32 };
 
     fn decode(ranks: &mut Ranks) -> Vec<u32> {
         let mut model = Transformer::new(SIZES, 7, ranks.shard()).unwrap();
@@ -213,8 +205,6 @@ mod tests {
         model.forward(&[5, 6], &mut Ranks::Alone).unwrap();
         model.forward(&[7], &mut Ranks::Alone).unwrap();
         let stepwise = model.forward(&[8], &mut Ranks::Alone).unwrap();
-        let whole = whole.to_vec1::<f32>().unwrap();
-        let stepwise = stepwise.to_vec1::<f32>().unwrap();
         for (a, b) in whole.iter().zip(stepwise) {
             assert!((a - b).abs() < 1e-4, "{a} and {b}");
         }

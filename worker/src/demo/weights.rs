@@ -1,55 +1,24 @@
-//! Random weights, equal in every process for equal names.
+//! Random weights as tensors.
 
 use candle_core::{Device, Result, Shape, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Embedding, Linear};
+use demo_stage::{Numbers, Shard};
 
-/// The part of a matrix that a rank of several holds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shard {
-    /// The rank.
-    pub(super) rank: usize,
-    /// How many there are.
-    pub(super) ranks: usize,
-}
-
-impl Shard {
-    /// The only rank.
-    pub(super) const WHOLE: Self = Self { rank: 0, ranks: 1 };
-
-    fn narrow(self, weight: &Tensor, dim: usize) -> Result<Tensor> {
-        let size = weight.dim(dim)? / self.ranks;
-        weight.narrow(dim, self.rank * size, size)?.contiguous()
-    }
-}
-
-/// A source of random weights (splitmix64).
+/// A source of random weights.
 pub(super) struct Weights {
-    state: u64,
+    numbers: Numbers,
 }
 
 impl Weights {
     /// A source: the same seed gives the same weights.
     pub(super) fn new(seed: u64) -> Self {
-        Self { state: seed }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Self { numbers: Numbers::new(seed) }
     }
 
     /// Numbers of mean 0 and the given deviation.
     pub(super) fn tensor(&mut self, shape: impl Into<Shape>, deviation: f32) -> Result<Tensor> {
         let shape = shape.into();
-        let mut values = Vec::with_capacity(shape.elem_count());
-        for _ in 0..shape.elem_count() {
-            // Uniform over a range of the same deviation: half its width is sqrt(3) deviations.
-            let unit = (self.next() >> 40) as f32 / (1_u32 << 24) as f32;
-            values.push((unit * 2.0 - 1.0) * deviation * 3.0_f32.sqrt());
-        }
+        let values = self.numbers.draw(shape.elem_count(), deviation);
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
 
@@ -62,13 +31,13 @@ impl Weights {
     /// A linear map of which the rank computes some of the outputs.
     pub(super) fn by_output(&mut self, from: usize, to: usize, shard: Shard) -> Result<Linear> {
         let weight = self.tensor((to, from), (from as f32).powf(-0.5))?;
-        Ok(Linear::new(shard.narrow(&weight, 0)?, None))
+        Ok(Linear::new(narrow(&weight, 0, shard)?, None))
     }
 
     /// A linear map of which the rank holds some of the inputs: its output is a partial sum.
     pub(super) fn by_input(&mut self, from: usize, to: usize, shard: Shard) -> Result<Linear> {
         let weight = self.tensor((to, from), (from as f32).powf(-0.5))?;
-        Ok(Linear::new(shard.narrow(&weight, 1)?, None))
+        Ok(Linear::new(narrow(&weight, 1, shard)?, None))
     }
 
     /// An embedding.
@@ -83,4 +52,10 @@ impl Weights {
         let config = Conv2dConfig { padding: kernel / 2, ..Conv2dConfig::default() };
         Ok(Conv2d::new(weight, None, config))
     }
+}
+
+/// The part of a matrix that a rank holds.
+fn narrow(weight: &Tensor, dim: usize, shard: Shard) -> Result<Tensor> {
+    let size = weight.dim(dim)? / shard.ranks;
+    weight.narrow(dim, shard.rank * size, size)?.contiguous()
 }

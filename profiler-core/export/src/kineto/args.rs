@@ -181,7 +181,7 @@ fn append_fields(
             field(out, "payload", row.payload);
         }
         ItemKind::Memory => memory(out, drawn, drawn.row()),
-        ItemKind::Step => {}
+        ItemKind::Step | ItemKind::Sample => {}
     }
 }
 

@@ -79,7 +79,11 @@ pub(super) fn flags(drawn: &Drawn<'_>) -> u32 {
         ItemKind::Overhead => drawn.row::<Overhead>().flags,
         ItemKind::Operator => drawn.row::<Operator>().flags,
         ItemKind::Span => drawn.row::<Span>().flags,
-        ItemKind::Synchronization | ItemKind::Step | ItemKind::Marker | ItemKind::Memory => 0,
+        ItemKind::Synchronization
+        | ItemKind::Step
+        | ItemKind::Marker
+        | ItemKind::Memory
+        | ItemKind::Sample => 0,
     }
 }
 
@@ -108,7 +112,7 @@ pub(super) fn append_all(event: &mut Vec<u8>, drawn: &Drawn<'_>) {
         ItemKind::Span => args.span(drawn.row()),
         ItemKind::Marker => args.marker(drawn.row()),
         ItemKind::Memory => args.memory(drawn.row()),
-        ItemKind::Step => {}
+        ItemKind::Step | ItemKind::Sample => {}
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use profiler_core::record::{CopyKind, LossCause, RecordKind, StringId, SynchronizationKind};
 
-use super::SummaryOptions;
 use super::by_name::{ByName, Sums};
 use super::device::{DeviceTime, WorkerDeviceTimes};
 use super::distribution::Distribution;
@@ -14,6 +13,7 @@ use super::model::{
     ShapeRow, SizeRow, StageSummary, Summary, Tables, TimeRow, WorkerSummary,
 };
 use super::worker::{CounterKey, CounterSums, MemorySums, Shapes, Transfer, WorkerSums};
+use super::{SummaryOptions, by_stack};
 use crate::capture::{Definitions, Worker};
 use crate::stacks::{self, FrameNames, StackKey, StackWeights, Weight};
 use crate::symbolize::demangle;
@@ -214,6 +214,11 @@ fn tables(
         spans: times(&merged(members, |sums| &sums.spans), text, true),
         operators: operators(members, context),
         operators_by_shape: by_shape(members, context),
+        operators_by_stack: by_stack::rows(
+            members.iter().filter_map(|(w, _)| Some(&context.on_device.get(&w.index)?.by_stack)),
+            context.definitions,
+            names,
+        ),
         unattributed: members
             .iter()
             .filter_map(|(w, _)| context.on_device.get(&w.index))

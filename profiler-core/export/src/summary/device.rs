@@ -1,4 +1,5 @@
-//! What operators cost on a device: the time of the work that they launched.
+//! What operators cost on a device: the time of the work that they launched. And in which stacks
+//! samples found them.
 //!
 //! Launches are tied to the operators around them by the timeline, which puts each thread's slices
 //! in order. A tree of who called whom, by name and inputs, takes the times; so its memory does not
@@ -8,16 +9,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use profiler_core::record::{
-    ApiCall, Communication, Counter, Kernel, Memcpy, Memset, Operator, Sample, StringId, flag,
+    ApiCall, Communication, Counter, Kernel, Memcpy, Memset, Operator, Sample, StackId, StringId,
+    flag,
 };
 
+use super::by_stack::StackTimes;
 use super::worker::Shapes;
 use crate::capture::{Consumer as _, Definitions, Place, Worker};
 use crate::operator_links::Waiting;
+use crate::stacks::Weight;
 use crate::timeline::{Draw, Drawn, ItemKind, Lane, Timeline, TimelineCounts};
 
 /// Nodes of the tree, at most; what is called deeper or later counts for its caller.
 const MAX_NODES: usize = 1 << 16;
+
+/// Nodes with their stacks, at most; what comes later has no stack.
+const MAX_STACKS: usize = 1 << 16;
 
 /// So many rows without an operator, and none is looked for any more.
 const GIVE_UP_AFTER: u64 = 1 << 20;
@@ -39,6 +46,7 @@ pub(super) type Key = (StringId, Option<u32>);
 pub(super) struct WorkerDeviceTimes {
     pub(super) by_name: BTreeMap<StringId, DeviceTime>,
     pub(super) by_shape: BTreeMap<Key, DeviceTime>,
+    pub(super) by_stack: StackTimes,
     /// Work on a device that no operator launched, though there are operators.
     pub(super) unattributed: u64,
 }
@@ -114,6 +122,8 @@ pub(super) struct Sums {
     shapes: HashMap<Box<[u8]>, u32>,
     launches: Option<Waiting<(u32, u64), u32>>,
     unattributed: BTreeMap<u32, u64>,
+    /// Samples by node and stack.
+    samples: BTreeMap<(u32, StackId), Weight>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -177,6 +187,33 @@ impl Sums {
         }
     }
 
+    fn sample(&mut self, node: u32, row: &Sample) {
+        let mut key = (node, row.stack);
+        if self.samples.len() >= MAX_STACKS && !self.samples.contains_key(&key) {
+            key.1 = StackId::NONE;
+        }
+        self.samples.entry(key).or_default().add(Weight { samples: 1, ns: row.weight_ns });
+    }
+
+    fn add_samples(&self, times: &mut BTreeMap<usize, WorkerDeviceTimes>) {
+        let mut seen = Vec::new();
+        for (&(place, stack), weight) in &self.samples {
+            let Some(node) = self.nodes.get(place as usize) else { continue };
+            let of_worker = &mut times.entry(node.worker as usize).or_default().by_stack;
+            of_worker.entry((node.name, stack)).or_default().own.add(*weight);
+            seen.clear();
+            let mut above = Some(node);
+            while let Some(node) = above {
+                // One that calls itself counts once.
+                if !seen.contains(&node.name) {
+                    seen.push(node.name);
+                    of_worker.entry((node.name, stack)).or_default().total.add(*weight);
+                }
+                above = (node.parent != 0).then(|| &self.nodes[node.parent as usize]);
+            }
+        }
+    }
+
     fn times(self, shapes: &mut Shapes) -> BTreeMap<usize, WorkerDeviceTimes> {
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         #[expect(clippy::iter_over_hash_type, reason = "each text is given its own number")]
@@ -187,6 +224,7 @@ impl Sums {
         for (worker, count) in &self.unattributed {
             times.entry(*worker as usize).or_default().unattributed = *count;
         }
+        self.add_samples(&mut times);
         for node in self.nodes.iter().filter(|node| node.own > 0) {
             let worker = times.entry(node.worker as usize).or_default();
             let key_of = |node: &Node| (node.name, numbers.get(&node.shape).copied());
@@ -262,7 +300,8 @@ impl Draw for Sums {
             | ItemKind::Span
             | ItemKind::Step
             | ItemKind::Marker
-            | ItemKind::Memory => self.push(lane, around),
+            | ItemKind::Memory
+            | ItemKind::Sample => self.push(lane, around),
         }
         Ok(())
     }
@@ -274,7 +313,11 @@ impl Draw for Sums {
         Ok(())
     }
 
-    fn instant(&mut self, _lane: usize, _drawn: &Drawn<'_>) -> io::Result<()> {
+    fn instant(&mut self, lane: usize, drawn: &Drawn<'_>) -> io::Result<()> {
+        let node = self.around(lane);
+        if drawn.item.kind == ItemKind::Sample && node != 0 {
+            self.sample(node, drawn.row());
+        }
         Ok(())
     }
 

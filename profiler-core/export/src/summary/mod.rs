@@ -7,6 +7,7 @@
 
 mod build;
 mod by_name;
+mod by_stack;
 mod coverage;
 mod device;
 mod distribution;
@@ -196,7 +197,8 @@ impl Consumer for SummaryBuilder {
             sums.sample(row);
         }
         self.stacks.add(place.worker, rows);
-        Ok(())
+        let running: Vec<Sample> = rows.iter().filter(|row| row.state == 0).copied().collect();
+        self.on_device.rows(running.len(), |timeline| timeline.put_samples(place, &running))
     }
 
     fn steps(&mut self, place: &Place<'_>, rows: &[Step]) -> io::Result<()> {

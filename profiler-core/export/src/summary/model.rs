@@ -114,6 +114,9 @@ pub struct Tables {
     pub operators: Vec<TimeRow>,
     /// Operators by name and input shapes; empty where shapes were not taken.
     pub operators_by_shape: Vec<ShapeRow>,
+    /// Operators by name and the code that called them; empty without samples.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operators_by_stack: Vec<StackRow>,
     /// Work on devices that was launched outside all operators, where there are operators.
     #[serde(skip_serializing_if = "is_zero")]
     pub unattributed: u64,
@@ -190,6 +193,22 @@ pub struct ShapeRow {
     /// The operator.
     #[serde(flatten)]
     pub row: TimeRow,
+}
+
+/// An operator with the stack that called it, as samples found it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StackRow {
+    /// The operator.
+    pub name: String,
+    /// The time that samples found in it and in no operator inside it.
+    pub self_us: f64,
+    /// The time that samples found in it.
+    pub total_us: f64,
+    /// How many samples.
+    pub samples: u64,
+    /// The innermost frames outside of libtorch, innermost first; five at most.
+    pub stack: Vec<String>,
 }
 
 /// Bytes moved, by direction.

@@ -1,7 +1,8 @@
 //! The tables of a summary as rows of cells.
 
 use crate::summary::{
-    CounterRow, DeviceRow, FunctionRow, LossRow, MemoryRow, ShapeRow, SizeRow, Tables, TimeRow,
+    CounterRow, DeviceRow, FunctionRow, LossRow, MemoryRow, ShapeRow, SizeRow, StackRow, Tables,
+    TimeRow,
 };
 
 /// A table.
@@ -68,6 +69,7 @@ pub(super) fn grids(tables: &Tables) -> Vec<Grid> {
         nsys("steps", "Steps", "Count", "Name", &tables.steps),
         counters(&tables.counters),
         shapes(&tables.operators_by_shape),
+        stacks(&tables.operators_by_stack),
         losses(&tables.losses),
     ]
 }
@@ -249,6 +251,24 @@ fn shapes(rows: &[ShapeRow]) -> Grid {
         })
         .collect();
     Grid { name: "operators_by_shape", title: "Operators by input shapes", columns, rows }
+}
+
+fn stacks(rows: &[StackRow]) -> Grid {
+    let columns =
+        vec!["Name", "Self CPU (us)", "CPU total (us)", "Samples", "Stack (innermost first)"];
+    let rows = rows
+        .iter()
+        .map(|row| {
+            vec![
+                Cell::Text(row.name.clone()),
+                Cell::Us(row.self_us),
+                Cell::Us(row.total_us),
+                Cell::Count(row.samples),
+                Cell::Text(row.stack.join(" < ")),
+            ]
+        })
+        .collect();
+    Grid { name: "operators_by_stack", title: "Operators by stack, as sampled", columns, rows }
 }
 
 fn functions(rows: &[FunctionRow]) -> Grid {

@@ -33,7 +33,7 @@ pub fn ops_text(summary: &Summary, rows: usize) -> String {
         grid.columns = grid.columns.iter().map(|&column| of_device(column, device)).collect();
         out.push_str(&super::text::clean(&worker.title));
         out.push('\n');
-        table(&mut out, &grid, TextOptions { rows, name_width: 55, workers: false });
+        table(&mut out, &grid, TextOptions { rows, name_width: 55, ..TextOptions::default() });
         let (cpu, on_device) = totals(&worker.tables);
         out.push_str(&format!("Self CPU time total: {}\n", with_unit(cpu)));
         if device_rows(&worker.tables).next().is_some() {

@@ -16,11 +16,15 @@ pub struct TextOptions {
     pub name_width: usize,
     /// Whether each worker has its own tables beside those of its stage.
     pub workers: bool,
+    /// Whether operators are shown once more, told apart by the shapes of their inputs.
+    pub by_shape: bool,
+    /// Whether operators are shown once more, told apart by the stacks that called them.
+    pub by_stack: bool,
 }
 
 impl Default for TextOptions {
     fn default() -> Self {
-        Self { rows: 20, name_width: 80, workers: false }
+        Self { rows: 20, name_width: 80, workers: false, by_shape: false, by_stack: false }
     }
 }
 
@@ -91,8 +95,13 @@ fn heading(out: &mut String, title: &str, what: &str, activity: &Activity) {
 
 fn tables(out: &mut String, tables: &Tables, options: TextOptions) {
     for grid in grids(tables) {
-        // The same operators once more, told apart by their inputs, would drown the rest.
-        if !grid.rows.is_empty() && grid.name != "operators_by_shape" {
+        // The same operators once more would drown the rest.
+        let wanted = match grid.name {
+            "operators_by_shape" => options.by_shape,
+            "operators_by_stack" => options.by_stack,
+            _ => true,
+        };
+        if wanted && !grid.rows.is_empty() {
             table(out, &grid, options);
         }
     }

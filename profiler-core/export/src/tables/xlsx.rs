@@ -1,4 +1,4 @@
-//! The operator tables as one workbook: by name, and by name and input shapes.
+//! The operator tables as one workbook: by name, by input shapes, and by stack.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -15,7 +15,8 @@ use crate::summary::{Summary, WorkerSummary};
 const MAX_TEXT: usize = 32_767;
 
 /// Writes the operators of all workers to a new workbook: the sheet `summary` holds the operator
-/// table, `by shape` the same told apart by the shapes of the inputs, where they were recorded.
+/// table, `by shape` the same told apart by the shapes of the inputs, where they were recorded, and
+/// `by stack` by the code that called them, where it was sampled.
 ///
 /// # Errors
 ///
@@ -30,11 +31,14 @@ fn workbook(summary: &Summary) -> Result<Vec<u8>, XlsxError> {
     let mut workbook = Workbook::new();
     let operators = |worker: &WorkerSummary| Some(ops_grid(&worker.tables));
     sheet(workbook.add_worksheet(), "summary", summary, &operators)?;
-    let shapes = |worker: &WorkerSummary| {
-        grids(&worker.tables).into_iter().find(|grid| grid.name == "operators_by_shape")
-    };
-    if summary.workers.iter().any(|worker| !worker.tables.operators_by_shape.is_empty()) {
-        sheet(workbook.add_worksheet(), "by shape", summary, &shapes)?;
+    for (title, name) in [("by shape", "operators_by_shape"), ("by stack", "operators_by_stack")] {
+        let of = |worker: &WorkerSummary| {
+            grids(&worker.tables).into_iter().find(|grid| grid.name == name)
+        };
+        let is_there = |worker| of(worker).is_some_and(|grid| !grid.rows.is_empty());
+        if summary.workers.iter().any(is_there) {
+            sheet(workbook.add_worksheet(), title, summary, &of)?;
+        }
     }
     workbook.save_to_buffer()
 }

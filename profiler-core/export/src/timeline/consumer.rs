@@ -73,6 +73,13 @@ impl<D: Draw> Timeline<D> {
         self.tracks.turn_epoch(&mut self.draw, &self.workers, place.definitions)
     }
 
+    /// Puts samples on the tracks of their threads, as instants among the operators.
+    pub(crate) fn put_samples(&mut self, place: &Place<'_>, rows: &[Sample]) -> io::Result<()> {
+        self.put(place, rows, ItemKind::Sample, |row| {
+            (TrackKind::Thread { thread: row.thread }, row.time, row.time, 0, NO_HEAP)
+        })
+    }
+
     fn put_step(&mut self, worker: u32, step: Step, end: u64) {
         let Ok(words) = <[u64]>::ref_from_bytes(step.as_bytes()) else { return };
         let item = Item {

@@ -13,12 +13,9 @@ import tempfile
 import threading
 import time
 
-CHECKS = {}
+from registry import CHECKS, check
 
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
+import served  # noqa: F401 - has checks of its own
 
 
 def tree(operators):

@@ -5,54 +5,88 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::Args;
 use profiler_agent::{Agent, TracingLayer};
 use profiler_core::schedule::StepSource;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use super::frames::{self, Connect, ToFront};
-use super::pipeline::PLACES;
-use super::ranks::Ranks;
-use super::{StageArgs, diffusion, talker, thinker};
+use crate::frames::{self, Connect, ToFront};
+use crate::{Engine, PLACES, Ranks, diffusion, talker, thinker};
 
-/// The connections of a stage.
-pub(super) struct Wires {
-    /// The stage before: the front for stage 0.
-    pub(super) before: UnixStream,
-    /// The front, to which results go.
-    pub(super) front: UnixStream,
-    /// The replicas of the stage after.
-    pub(super) after: Vec<UnixStream>,
-    /// The other ranks.
-    pub(super) ranks: Ranks,
+/// A stage process of the demo: started by `omniprof demo`, never by hand.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct StageArgs {
+    /// The folder of the pipeline's sockets.
+    #[arg(long)]
+    pub sockets: PathBuf,
+    /// The stage.
+    #[arg(long)]
+    pub stage: u32,
+    /// The replica of the stage.
+    #[arg(long)]
+    pub replica: u32,
+    /// The rank within the replica.
+    #[arg(long)]
+    pub rank: u32,
+    /// The process that started this one.
+    #[arg(long)]
+    pub parent: u32,
+    /// Do not look for a profiler.
+    #[arg(long)]
+    pub unprofiled: bool,
 }
 
-/// Runs a stage to its end.
-pub(super) fn run(args: &StageArgs) -> anyhow::Result<ExitCode> {
+/// The connections of a stage.
+pub(crate) struct Wires {
+    /// The stage before: the front for stage 0.
+    pub(crate) before: UnixStream,
+    /// The front, to which results go.
+    pub(crate) front: UnixStream,
+    /// The replicas of the stage after.
+    pub(crate) after: Vec<UnixStream>,
+    /// The other ranks.
+    pub(crate) ranks: Ranks,
+}
+
+/// Runs a stage to its end: joins the profiler and the pipeline, then has `engine` make the models.
+///
+/// # Errors
+///
+/// What ended it, unless the stage before just closed.
+pub fn run(
+    args: &StageArgs,
+    engine: impl FnOnce(&StageArgs) -> anyhow::Result<Box<dyn Engine>>,
+) -> anyhow::Result<ExitCode> {
     die_with_parent(args.parent)?;
     // Held until the end: dropping the agent ends a capture in order.
     let _agent = if args.unprofiled { None } else { Some(join_profiler(args)?) };
     // The program's own subscriber prints warnings; here spans go to the profiler.
     let _spans = tracing::subscriber::set_default(Registry::default().with(TracingLayer::new()));
+    let engine = engine(args)?;
+    let engine = &*engine;
     let wires = join(args)?;
     match (args.stage, args.rank) {
-        (0, 0) => thinker::lead(wires)?,
-        (0, 1) => thinker::follow(wires)?,
-        (1, 0) => talker::run(wires)?,
-        (2, 0) => diffusion::run(wires)?,
+        (0, 0) => thinker::lead(wires, engine)?,
+        (0, 1) => thinker::follow(wires, engine)?,
+        (1, 0) => talker::run(wires, engine)?,
+        (2, 0) => diffusion::run(wires, engine)?,
         (stage, rank) => anyhow::bail!("the demo has no stage {stage} with a rank {rank}"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The socket on which a stage's replica waits for the stage before.
-pub(super) fn inlet(sockets: &Path, stage: u32, replica: u32) -> PathBuf {
+#[must_use]
+pub fn inlet(sockets: &Path, stage: u32, replica: u32) -> PathBuf {
     sockets.join(format!("stage{stage}.replica{replica}"))
 }
 
 /// The socket on which the front waits for all stages.
-pub(super) fn front(sockets: &Path) -> PathBuf {
+#[must_use]
+pub fn front(sockets: &Path) -> PathBuf {
     sockets.join("front")
 }
 

@@ -2,30 +2,29 @@
 
 use anyhow::Context as _;
 
-use super::frames::{self, Handoff, Request};
-use super::ranks::Ranks;
-use super::stage::Wires;
-use super::transformer::{Sizes, Transformer};
+use crate::frames::{self, Handoff, Request};
+use crate::wires::Wires;
+use crate::{Decoder, DecoderSizes, Engine, Ranks};
 
 /// The hidden state's width, which the talker takes.
-pub(super) const WIDTH: usize = 384;
+pub(crate) const WIDTH: usize = 384;
 
-const SIZES: Sizes =
-    Sizes { width: WIDTH, layers: 6, heads: 8, vocabulary: VOCABULARY, context: 256 };
+const SIZES: DecoderSizes =
+    DecoderSizes { width: WIDTH, layers: 6, heads: 8, vocabulary: VOCABULARY, context: 256 };
 
 /// The tokens that it knows.
-pub(super) const VOCABULARY: usize = 1024;
+pub(crate) const VOCABULARY: usize = 1024;
 
 const SEED: u64 = 1;
 
 /// Rank 0: takes requests and hands answers on.
-pub(super) fn lead(mut wires: Wires) -> anyhow::Result<()> {
-    let mut model = Transformer::new(SIZES, SEED, wires.ranks.shard())?;
+pub(crate) fn lead(mut wires: Wires, engine: &dyn Engine) -> anyhow::Result<()> {
+    let mut model = engine.decoder(SIZES, SEED, wires.ranks.shard())?;
     while let Some(request) = frames::read::<Request>(&mut wires.before)? {
         if let Ranks::Pair { peer, .. } = &mut wires.ranks {
             frames::write(peer, &request).context("the other rank is gone")?;
         }
-        let handoff = answer(&mut model, &request, &mut wires.ranks)?;
+        let handoff = answer(&mut *model, &request, &mut wires.ranks)?;
         let next = wires.after.first_mut().context("the thinker has no stage after it")?;
         frames::write(next, &handoff).context("the talker is gone")?;
     }
@@ -33,16 +32,16 @@ pub(super) fn lead(mut wires: Wires) -> anyhow::Result<()> {
 }
 
 /// Rank 1: computes what rank 0 computes, with the other half of the weights.
-pub(super) fn follow(mut wires: Wires) -> anyhow::Result<()> {
-    let mut model = Transformer::new(SIZES, SEED, wires.ranks.shard())?;
+pub(crate) fn follow(mut wires: Wires, engine: &dyn Engine) -> anyhow::Result<()> {
+    let mut model = engine.decoder(SIZES, SEED, wires.ranks.shard())?;
     while let Some(request) = frames::read::<Request>(&mut wires.before)? {
-        answer(&mut model, &request, &mut wires.ranks)?;
+        answer(&mut *model, &request, &mut wires.ranks)?;
     }
     Ok(())
 }
 
 fn answer(
-    model: &mut Transformer,
+    model: &mut dyn Decoder,
     request: &Request,
     ranks: &mut Ranks,
 ) -> anyhow::Result<Handoff> {
@@ -61,5 +60,5 @@ fn answer(
         tokens.push(token);
         hidden = model.forward(&[token], ranks)?;
     }
-    Ok(Handoff { id: request.id, images: request.images, tokens, hidden: hidden.to_vec1()? })
+    Ok(Handoff { id: request.id, images: request.images, tokens, hidden })
 }

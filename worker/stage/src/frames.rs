@@ -12,7 +12,8 @@ const MAX_FRAME_BYTES: u32 = 16 << 20;
 /// From a stage to the front.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum ToFront {
+#[expect(clippy::exhaustive_enums, reason = "both ends are of one build")]
+pub enum ToFront {
     /// The stage's sockets are open.
     Ready {
         /// Which stage.
@@ -33,44 +34,52 @@ pub(super) enum ToFront {
 
 /// From the front to a stage: all sockets are open, connect to the next stage.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Connect {
+pub struct Connect {
     /// The sockets of the replicas of the next stage.
-    pub(super) next: Vec<std::path::PathBuf>,
+    pub next: Vec<std::path::PathBuf>,
 }
 
 /// A request as the front gives it to stage 0.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Request {
+pub struct Request {
     /// Its id.
-    pub(super) id: u64,
+    pub id: u64,
     /// What the user said.
-    pub(super) prompt: Vec<u32>,
+    pub prompt: Vec<u32>,
     /// How many tokens the thinker answers with.
-    pub(super) answer_tokens: usize,
+    pub answer_tokens: usize,
     /// How many images the diffusion stage makes.
-    pub(super) images: usize,
+    pub images: usize,
 }
 
 /// A request as a stage gives it to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Handoff {
+pub struct Handoff {
     /// The request's id.
-    pub(super) id: u64,
+    pub id: u64,
     /// How many images the diffusion stage makes.
-    pub(super) images: usize,
+    pub images: usize,
     /// The tokens that the stage made.
-    pub(super) tokens: Vec<u32>,
+    pub tokens: Vec<u32>,
     /// The stage's last hidden state.
-    pub(super) hidden: Vec<f32>,
+    pub hidden: Vec<f32>,
 }
 
 /// Writes a message.
-pub(super) fn write<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The stream's; the message is too long for a frame.
+pub fn write<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
     write_frame(stream, &serde_json::to_vec(message)?)
 }
 
 /// Reads a message; `None` where the other side closed between two.
-pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option<T>> {
+///
+/// # Errors
+///
+/// The stream's; it ended within a frame; the frame is too long or no such message.
+pub fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option<T>> {
     match read_frame(stream)? {
         Some(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         None => Ok(None),
@@ -78,7 +87,11 @@ pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Op
 }
 
 /// Writes floats.
-pub(super) fn write_floats(stream: &mut impl Write, floats: &[f32]) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The stream's; there are too many for a frame.
+pub fn write_floats(stream: &mut impl Write, floats: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(floats.len() * 4);
     for float in floats {
         bytes.extend_from_slice(&float.to_le_bytes());
@@ -87,7 +100,11 @@ pub(super) fn write_floats(stream: &mut impl Write, floats: &[f32]) -> io::Resul
 }
 
 /// Reads floats.
-pub(super) fn read_floats(stream: &mut impl Read) -> io::Result<Vec<f32>> {
+///
+/// # Errors
+///
+/// The stream's; it ended; the frame is too long or has a rest.
+pub fn read_floats(stream: &mut impl Read) -> io::Result<Vec<f32>> {
     let Some(bytes) = read_frame(stream)? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };

@@ -1,17 +1,13 @@
 //! Stage 1: turns the thinker's answer into codes, one after another.
 
 use anyhow::Context as _;
-use candle_core::{Device, Module as _, Tensor};
 
-use super::frames::{self, Handoff};
-use super::ranks::Ranks;
-use super::stage::Wires;
-use super::transformer::{Sizes, Transformer};
-use super::weights::{Shard, Weights};
-use super::{denoiser, thinker};
+use crate::frames::{self, Handoff};
+use crate::wires::Wires;
+use crate::{DecoderSizes, Engine, Ranks, Shard, diffusion, thinker};
 
-const SIZES: Sizes = Sizes {
-    width: denoiser::CONDITION,
+const SIZES: DecoderSizes = DecoderSizes {
+    width: diffusion::CONDITION,
     layers: 4,
     heads: 6,
     vocabulary: thinker::VOCABULARY,
@@ -21,17 +17,16 @@ const SIZES: Sizes = Sizes {
 const CODES: usize = 48;
 
 /// Takes answers and hands codes to the diffusion replicas in turn.
-pub(super) fn run(mut wires: Wires) -> anyhow::Result<()> {
-    let mut model = Transformer::new(SIZES, 2, Shard::WHOLE)?;
-    let bridge = Weights::new(3).linear(thinker::WIDTH, denoiser::CONDITION)?;
+pub(crate) fn run(mut wires: Wires, engine: &dyn Engine) -> anyhow::Result<()> {
+    let mut model = engine.decoder(SIZES, 2, Shard::WHOLE)?;
+    let bridge = engine.bridge(3, thinker::WIDTH, diffusion::CONDITION)?;
     let mut ranks = Ranks::Alone;
     let mut replica = 0;
     while let Some(answer) = frames::read::<Handoff>(&mut wires.before)? {
         let span = tracing::info_span!("talker", request_id = answer.id, stage = 1).entered();
         let spoken = {
             let _span = tracing::info_span!("bridge").entered();
-            let hidden = Tensor::new(answer.hidden.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
-            bridge.forward(&hidden)?.flatten_all()?
+            bridge.forward(&answer.hidden)?
         };
         model.reset();
         let mut hidden = {
@@ -43,11 +38,12 @@ pub(super) fn run(mut wires: Wires) -> anyhow::Result<()> {
         for _ in 0..CODES {
             let _span = tracing::info_span!("decode").entered();
             profiler_agent::step();
-            let code = model.next_token(&(hidden + &spoken)?)?;
+            add(&mut hidden, &spoken);
+            let code = model.next_token(&hidden)?;
             codes.push(code);
             hidden = model.forward(&[code], &mut ranks)?;
         }
-        let hidden = (hidden + &spoken)?.to_vec1()?;
+        add(&mut hidden, &spoken);
         drop(span);
 
         let count = wires.after.len();
@@ -57,4 +53,10 @@ pub(super) fn run(mut wires: Wires) -> anyhow::Result<()> {
         replica = (replica + 1) % count;
     }
     Ok(())
+}
+
+fn add(hidden: &mut [f32], spoken: &[f32]) {
+    for (value, more) in hidden.iter_mut().zip(spoken) {
+        *value += more;
+    }
 }
