@@ -72,13 +72,16 @@ pub(super) fn rows<'a>(
     rows
 }
 
+/// PyTorch's file that stands between any two modules, with frames that are the same for all.
+const BETWEEN_MODULES: &str = "torch/nn/modules/module.py";
+
 /// The innermost frames outside of libtorch.
 fn callers(stack: StackId, definitions: &Definitions, names: &mut FrameNames) -> Vec<String> {
     let mut frames = Vec::new();
     for frame in definitions.stack(stack) {
         frames.extend(names.frames(definitions, frame).iter().cloned());
     }
-    outside(&frames).take(FRAMES).map(text).collect()
+    outside(&frames).filter(|frame| !is_between_modules(frame)).take(FRAMES).map(text).collect()
 }
 
 /// What called libtorch: the frames from the first one of it on, without those of it that follow.
@@ -95,6 +98,10 @@ fn outside(frames: &[ResolvedFrame]) -> impl Iterator<Item = &ResolvedFrame> {
 fn is_libtorch(frame: &ResolvedFrame) -> bool {
     let Some(module) = &frame.module else { return false };
     LIBTORCH.iter().any(|begin| module.name().starts_with(begin))
+}
+
+fn is_between_modules(frame: &ResolvedFrame) -> bool {
+    frame.file.as_ref().is_some_and(|file| file.ends_with(BETWEEN_MODULES))
 }
 
 fn text(frame: &ResolvedFrame) -> String {
@@ -123,6 +130,14 @@ mod tests {
             rel_pc: 0,
             inlined: false,
         }
+    }
+
+    #[test]
+    fn what_stands_between_modules_is_left_out() {
+        let at = |file: &str| ResolvedFrame { file: Some(Arc::from(file)), ..frame("call", "") };
+        assert!(is_between_modules(&at("/site/torch/nn/modules/module.py")));
+        assert!(!is_between_modules(&at("/site/torch/nn/modules/linear.py")));
+        assert!(!is_between_modules(&frame("call", "")));
     }
 
     #[test]
