@@ -109,6 +109,7 @@ typedef struct omniprof_backend_table {
     /* The part that every plugin fills ends here. */
     int32_t (*flush)(void *session, const omniprof_answer *answer);         /* may be NULL */
     int32_t (*trial)(omniprof_text library, const omniprof_answer *answer); /* may be NULL */
+    int32_t (*driver)(const omniprof_answer *answer);                       /* may be NULL */
 } omniprof_backend_table;
 
 const omniprof_backend_table *omniprof_backend_entry_v1(void);

@@ -337,6 +337,11 @@ impl<const AT: u32> ProfilerBackend for Panicking<AT> {
         ProbeReport::available(Vec::new())
     }
 
+    fn driver(&self) -> Option<DriverState> {
+        panic_at::<AT>(7);
+        Some(DriverState::Residue)
+    }
+
     fn open(
         &self,
         _config: &SessionConfig,
@@ -430,6 +435,23 @@ fn panics_stop_at_the_door_and_end_the_backend() {
     panics_stop::<PanicsAt6>(false);
     // A session that panicked is left as it is; only the one that panics as it is closed was.
     assert_eq!(CLOSED.load(Ordering::SeqCst), 1 << 48);
+}
+
+exported!(PanicsAt7, "panicking", Device, Box::new(Panicking::<7>));
+
+#[test]
+fn what_a_driver_keeps_crosses() {
+    assert_eq!(loaded::<PanicsAt6>().backend.driver(), Some(DriverState::Residue));
+    assert_eq!(loaded::<Null>().backend.driver(), None);
+    let older = ended_at::<PanicsAt6>(offset_of!(BackendTable, driver));
+    // SAFETY: a table for ever, as long as it says.
+    let older = unsafe { open_table(older, Path::new("/test.so"), &id("panicking")) }.unwrap();
+    assert_eq!(older.backend.driver(), None, "a plugin that could not say it is not asked");
+
+    let plugin = loaded::<PanicsAt7>();
+    assert_eq!(plugin.backend.driver(), None);
+    let ProbeReport::Unavailable { reason } = plugin.backend.probe() else { panic!() };
+    assert_eq!(reason.code, "backend_panicked");
 }
 
 /// The table, ended after so many bytes, with nothing readable behind it.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use profiler_core::abi::{LoadedPlugin, PluginError};
-use profiler_core::backend::{BackendId, ProfilerBackend, SessionConfig};
+use profiler_core::backend::{BackendId, DriverState, ProfilerBackend, SessionConfig};
 use profiler_core::clock::SystemClock;
 use profiler_core::conformance::{Fixture, MemorySink, build_plugin};
 use profiler_core::error::BackendError;
@@ -106,6 +106,21 @@ fn a_plugin_in_c_says_and_hears_everything() {
     assert_eq!(sink.losses()[&LossCause::DriverDropped], 2);
     assert_eq!(sink.facts()["c.fact"], "said in C");
     assert_eq!(Arc::strong_count(&sink), 1, "a closed session holds no sink");
+}
+
+#[test]
+fn what_a_plugin_says_of_its_driver_crosses() {
+    let said = |defines: &[&str]| c_plugin(defines).1.unwrap().backend.driver();
+    assert_eq!(said(&[]), Some(DriverState::Residue));
+    assert_eq!(said(&["DRIVER=\"\\\"detached\\\"\""]), Some(DriverState::Detached));
+    assert_eq!(said(&["DRIVER=\"null\""]), None);
+    // Of a later release, which knows more states.
+    assert_eq!(said(&["DRIVER=\"\\\"asleep\\\"\""]), None);
+    assert_eq!(said(&["BAD_JSON"]), None);
+    // Tables that end before it, the last of them where version 1 ended before it was added.
+    for bytes in [96, 104, 112] {
+        assert_eq!(said(&[&format!("TABLE_BYTES={bytes}")]), None, "{bytes}");
+    }
 }
 
 /// What an older or a newer plugin does is what both sides know.

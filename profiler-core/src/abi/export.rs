@@ -125,6 +125,7 @@ pub const fn table<E: Exported>(version: &'static str) -> BackendTable {
             Some(_) => Some(trial::<E>),
             None => None,
         },
+        driver: Some(driver::<E>),
     }
 }
 
@@ -213,6 +214,13 @@ unsafe extern "C" fn trial<E: Exported>(library: Text, answer: *const Answer) ->
         if let Some(run) = E::TRIAL {
             run(Path::new(OsStr::from_bytes(library)), &mut |line| say_text(answer, line));
         }
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn driver<E: Exported>(answer: *const Answer) -> Status {
+    guarded::<E>(answer, || {
+        say(answer, &backend::<E>().driver());
         Ok(())
     })
 }

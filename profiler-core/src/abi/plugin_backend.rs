@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::backend::{BackendId, ProfileSession, ProfilerBackend, SessionConfig, SessionSummary};
+use crate::backend::{
+    BackendId, DriverState, ProfileSession, ProfilerBackend, SessionConfig, SessionSummary,
+};
 use crate::clock::ClockSource;
 use crate::error::{BackendError, chain};
 use crate::probe::ProbeReport;
@@ -135,6 +137,17 @@ impl ProfilerBackend for PluginBackend {
                 "replace the plugin, or report this",
             )
         })
+    }
+
+    fn driver(&self) -> Option<DriverState> {
+        let driver = self.plugin.table.driver?;
+        let answer = self.plugin.call(|_, answer| {
+            // SAFETY: the table was checked when it was loaded, and the answer lives through the
+            // call.
+            unsafe { driver(answer) }
+        });
+        // A state that this host does not know, and no answer, are nothing that is known of.
+        message::read(&answer.ok()?).ok().flatten()
     }
 
     fn open(

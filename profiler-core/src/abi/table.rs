@@ -171,6 +171,10 @@ pub struct BackendTable {
     /// Tries the library at a path, in a process that may die of it. Each piece of the answer is a
     /// line, passed on at once. Absent where nothing needs to be tried.
     pub trial: Option<unsafe extern "C" fn(library: Text, answer: *const Answer) -> Status>,
+    /// Says what the driver keeps of earlier captures now; a missing body or `null` means nothing
+    /// that is known of. Called like `probe`, and as cheap as reading a number. Absent where
+    /// drivers keep nothing.
+    pub driver: Option<unsafe extern "C" fn(answer: *const Answer) -> Status>,
 }
 
 // SAFETY: functions, numbers and texts that live for ever and that nobody writes.

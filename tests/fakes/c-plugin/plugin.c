@@ -9,6 +9,7 @@
  *   NO_TABLE     its entry gives null
  *   BAD_JSON     what it says is none
  *   LATER        a field of a later minor version, which an older host does not look at
+ *   DRIVER       what it says of its driver, as JSON
  */
 #include "omniprof_backend.h"
 
@@ -31,11 +32,12 @@ _Static_assert(sizeof(omniprof_answer) == 16, "answer");
 _Static_assert(sizeof(omniprof_batch) == 48, "batch");
 _Static_assert(sizeof(omniprof_loss) == 40, "loss");
 _Static_assert(sizeof(omniprof_host) == 80, "host");
-_Static_assert(sizeof(omniprof_backend_table) == 112, "table");
+_Static_assert(sizeof(omniprof_backend_table) == 120, "table");
 _Static_assert(offsetof(omniprof_host, clock) == 72, "host.clock");
 _Static_assert(offsetof(omniprof_backend_table, probe) == 56, "table.probe");
 _Static_assert(offsetof(omniprof_backend_table, flush) == 96, "table.flush");
 _Static_assert(offsetof(omniprof_backend_table, trial) == 104, "table.trial");
+_Static_assert(offsetof(omniprof_backend_table, driver) == 112, "table.driver");
 _Static_assert(offsetof(omniprof_batch, rows) == 16, "batch.rows");
 _Static_assert(offsetof(omniprof_loss, cause) == 10, "loss.cause");
 
@@ -81,6 +83,18 @@ static int32_t probe(const omniprof_answer *answer) {
     say(answer, "{\"version\":1,\"body\":{\"status\":\"available\",\"devices\":"
                 "[{\"index\":0,\"name\":\"C device\",\"uuid\":\"\"}],");
     say(answer, "\"notes\":[\"written in C\"],\"later\":true}}");
+#endif
+    return OMNIPROF_OK;
+}
+
+static int32_t driver(const omniprof_answer *answer) {
+#ifdef BAD_JSON
+    say(answer, "null");
+#else
+#ifndef DRIVER
+#define DRIVER "\"residue\""
+#endif
+    say(answer, "{\"version\":1,\"body\":" DRIVER "}");
 #endif
     return OMNIPROF_OK;
 }
@@ -211,8 +225,10 @@ static const struct {
 #ifdef TABLE_BYTES
             /* What lies behind the table of an older version is not a function. */
             .flush = (int32_t (*)(void *, const omniprof_answer *))(uintptr_t)0x5a5a5a5a5a5a5a5a,
+            .driver = (int32_t (*)(const omniprof_answer *))(uintptr_t)0x5a5a5a5a5a5a5a5a,
 #else
             .flush = flush,
+            .driver = driver,
 #endif
         },
 };
