@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use profiler_core::control::{FromAgent, Outcome, ToAgent, WorkerError};
+use profiler_core::control::{AgentRequest, FromAgent, Outcome, ToAgent, WorkerError};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::inject_env::TOKEN_FILE_VARIABLE;
 use profiler_core::socket_path::SocketPath;
@@ -17,6 +17,7 @@ use crate::door::panic_text;
 use crate::environment::Environment;
 use crate::fork::NotInherited;
 use crate::link::{Connection, LinkError};
+use crate::sandbox::Sandbox;
 use crate::session::lock;
 
 /// A controller is looked for so often.
@@ -55,17 +56,17 @@ struct State {
 impl Client {
     /// The thread's life.
     pub(crate) fn live(&self, core: &Arc<Core>, mut meeting: Meeting) {
-        let filters = crate::sandbox::filters();
+        let sandbox = core.is_own_process().then(Sandbox::of_this_thread);
+        let is_closed = || sandbox.as_ref().is_some_and(Sandbox::is_closed);
         loop {
             // A program that has sandboxed itself since is not called from here any more.
-            let is_sandboxed = core.is_own_process() && crate::sandbox::filters() > filters;
-            if is_sandboxed {
+            if is_closed() {
                 let state = lock(&self.state);
                 drop(self.changed.wait_while(state, |state| !state.is_ending));
                 return;
             }
             if let Some(link) = meet(&mut meeting) {
-                self.serve(core, &link);
+                self.serve(core, &link, &is_closed);
             }
             let state = lock(&self.state);
             let is_last = matches!(meeting, Meeting::Over(None));
@@ -103,7 +104,7 @@ impl Client {
         }
     }
 
-    fn serve(&self, core: &Arc<Core>, link: &Arc<Connection>) {
+    fn serve(&self, core: &Arc<Core>, link: &Arc<Connection>, is_closed: &dyn Fn() -> bool) {
         let _not_inherited = NotInherited::new(link.as_raw_fd());
         {
             let mut state = lock(&self.state);
@@ -113,7 +114,7 @@ impl Client {
             state.link = Some(Arc::clone(link));
         }
         // Why a link ended is of no use to a process that is profiled: it looks for the next.
-        let _ended: Result<(), LinkError> = self.talk(core, link);
+        let _ended: Result<(), LinkError> = self.talk(core, link, is_closed);
         link.close();
         core.controller_went();
         let mut state = lock(&self.state);
@@ -121,7 +122,12 @@ impl Client {
         state.is_welcome = false;
     }
 
-    fn talk(&self, core: &Arc<Core>, link: &Arc<Connection>) -> Result<(), LinkError> {
+    fn talk(
+        &self,
+        core: &Arc<Core>,
+        link: &Arc<Connection>,
+        is_closed: &dyn Fn() -> bool,
+    ) -> Result<(), LinkError> {
         let token = token(&core.environment);
         // Between user namespaces the kernel cannot say who the peer is; then the token does.
         let is_unknown = link.peer()?.uid == OVERFLOW_USER;
@@ -158,6 +164,12 @@ impl Client {
                 (Err(source), None) => return Err(LinkError::Malformed { len: 0, source }),
             };
             match message {
+                ToAgent::Request { id, request: AgentRequest::Arm(_) | AgentRequest::Probe }
+                    if is_closed() =>
+                {
+                    let outcome = Outcome::Failed(Sandbox::refusal());
+                    link.send(&FromAgent::Reply { id, outcome }, None)?;
+                }
                 ToAgent::Request { id, request } => {
                     let outcome =
                         catch_unwind(AssertUnwindSafe(|| core.answer(request, descriptor)))

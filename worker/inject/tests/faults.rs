@@ -1,9 +1,16 @@
 //! Programs that end, are killed, close what they find or lock themselves in: each runs on, or ends,
 //! as if alone, and what was recorded can be read.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that skips says so"
+)]
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Launcher, Spoken, arm, eventually, injected_file, rows, spool_file, threads};
@@ -159,6 +166,110 @@ fn a_program_that_forbids_sockets_is_not_killed_for_ours() {
     child.say("live");
     assert_eq!(child.hear(), "lives");
     child.say("end");
+    assert_eq!(child.ended(), Some(0));
+}
+
+/// A filter that kills the process at any call that opens a file, for all its threads.
+const FORBIDS_OPENING: &str = "\
+import ctypes, os, struct
+print('ready', flush=True)
+input()
+libc = ctypes.CDLL(None, use_errno=True)
+# if nr == openat: kill the process; else allow
+nr = {'x86_64': 257, 'aarch64': 56}[os.uname().machine]
+seccomp = {'x86_64': 317, 'aarch64': 277}[os.uname().machine]
+code = struct.pack('HBBI', 0x20, 0, 0, 0)
+code += struct.pack('HBBI', 0x15, 0, 1, nr)
+code += struct.pack('HBBI', 0x06, 0, 0, 0x80000000)
+code += struct.pack('HBBI', 0x06, 0, 0, 0x7fff0000)
+buffer = ctypes.create_string_buffer(code)
+class Program(ctypes.Structure):
+    _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
+program = Program(4, ctypes.addressof(buffer))
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.syscall(seccomp, 1, 1, ctypes.byref(program)) == 0, ctypes.get_errno()
+print('locked in', flush=True)
+input()
+print('lives', flush=True)
+input()
+";
+
+#[test]
+fn a_start_after_a_filter_of_the_programs_own_is_refused() {
+    for filter in [FORBIDS_SOCKETS, FORBIDS_OPENING] {
+        let launcher = Launcher::new();
+        let mut command = launcher.python(filter);
+        command.env("LD_PRELOAD", injected_file());
+        let mut child = Spoken::start(&mut command);
+        let (mut worker, _hello) = launcher.worker();
+        assert_eq!(child.hear(), "ready");
+        // One before it is none of the program's business.
+        let before = spool_file();
+        worker.start(arm(1), &before.file).unwrap();
+        assert!(worker.stop(1).spool_closed);
+        child.say("lock");
+        assert_eq!(child.hear(), "locked in");
+        let spool = spool_file();
+        let refused = worker.start(arm(2), &spool.file).unwrap_err();
+        assert_eq!(refused.code, "sandboxed", "{refused}");
+        assert!(refused.to_string().contains("--join outside"), "{refused}");
+        assert_eq!(spool.file.metadata().unwrap().len(), 0, "nothing was written");
+        child.say("live");
+        assert_eq!(child.hear(), "lives");
+        child.say("end");
+        assert_eq!(child.ended(), Some(0));
+    }
+}
+
+/// A copy of `cat` that runs as another user than who starts it; `None` where none can be made.
+fn set_user_id(folder: &Path) -> Option<PathBuf> {
+    const NOBODY: u32 = 65_534;
+    let program = folder.join("cat");
+    std::fs::copy("/bin/cat", &program).unwrap();
+    // In this order: a change of the owner takes the mode away.
+    std::os::unix::fs::chown(&program, Some(NOBODY), None).ok()?;
+    std::fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
+    Some(program)
+}
+
+/// Whether the loader takes a process for one that has more rights than its user.
+fn is_secure(pid: u32) -> bool {
+    const AT_SECURE: u64 = 23;
+    let vector = std::fs::read(format!("/proc/{pid}/auxv")).unwrap();
+    let number = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().unwrap());
+    vector.chunks_exact(16).any(|pair| number(&pair[..8]) == AT_SECURE && number(&pair[8..]) != 0)
+}
+
+#[test]
+fn a_program_with_more_rights_than_its_user_runs_on_without_us() {
+    let launcher = Launcher::new();
+    let folder = tempfile::tempdir().unwrap();
+    let Some(program) = set_user_id(folder.path()) else {
+        return println!("skipped: who is not root can make no program that runs as another user");
+    };
+    let mut command = launcher.command(&program);
+    command.env("LD_PRELOAD", injected_file()).env("OMNIPROF_JOIN_PROGRAMS", "*");
+    command.env("CUDA_INJECTION64_PATH", injected_file());
+    let mut child = Spoken::start(&mut command);
+    child.say("a line");
+    assert_eq!(child.hear(), "a line");
+    if !is_secure(child.child.id()) {
+        child.child.kill().unwrap();
+        return println!("skipped: {} runs set-user-id programs as any other", program.display());
+    }
+    assert_eq!(threads(child.child.id()).len(), 1);
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.child.id())).unwrap();
+    assert!(!maps.contains("omniprof_inject"), "{maps}");
+    assert!(launcher.nobody_waits());
+    assert_eq!(child.ended(), Some(0));
+
+    // The same program without those rights joins.
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let mut child = Spoken::start(&mut command);
+    let (_worker, hello) = launcher.worker();
+    assert_eq!(hello.worker.pid, child.child.id());
+    child.say("a line");
+    assert_eq!(child.hear(), "a line");
     assert_eq!(child.ended(), Some(0));
 }
 
