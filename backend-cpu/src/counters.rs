@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
+use profiler_core::descriptor::{Kept, raise};
 use profiler_core::record::{Counter, HeapRef, StringDef, StringId};
 use profiler_core::sink::{Batch, Emit, RecordSink, StreamId};
 
@@ -31,9 +32,9 @@ const UNITS: [&str; 10] =
 /// Held open, so that a reading opens nothing.
 enum Files {
     /// The kernel tells a process more of itself, and cheaper, than `/proc/PID/stat`.
-    Own { statm: File, threads: File },
+    Own { statm: Kept<File>, threads: Kept<File> },
     /// `status` is the main thread's.
-    Other { stat: File, status: File },
+    Other { stat: Kept<File>, status: Kept<File> },
 }
 
 /// Reads the counters of one process and emits them.
@@ -60,9 +61,12 @@ impl Counters {
         sink: Arc<dyn RecordSink>,
         stream: StreamId,
     ) -> std::io::Result<Self> {
+        let file = |name: &str| -> std::io::Result<Kept<File>> {
+            Ok(Kept::new(File::from(raise(process.file(name)?.into()))))
+        };
         let files = match process.own {
-            true => Files::Own { statm: process.file("statm")?, threads: process.file("task")? },
-            false => Files::Other { stat: process.file("stat")?, status: process.file("status")? },
+            true => Files::Own { statm: file("statm")?, threads: file("task")? },
+            false => Files::Other { stat: file("stat")?, status: file("status")? },
         };
         Ok(Self {
             sink,
@@ -114,7 +118,7 @@ impl Counters {
                 values[7] = Some(usage.voluntary_switches as f64);
                 values[8] = Some(usage.involuntary_switches as f64);
                 // The folder has a link for each thread, one for itself and one for its parent.
-                let links = threads.metadata().ok()?.nlink();
+                let links = threads.get().ok()?.metadata().ok()?.nlink();
                 values[9] = Some(links.saturating_sub(2) as f64);
                 resident_pages = second_number(read(statm, &mut buffer)?)?;
             }
@@ -191,8 +195,8 @@ fn definitions() -> (Vec<StringDef>, Vec<u8>) {
     (rows, heap)
 }
 
-fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let len = file.read_at(buffer, 0).ok()?;
+fn read<'a>(file: &Kept<File>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let len = file.get().ok()?.read_at(buffer, 0).ok()?;
     buffer.get(..len).filter(|text| !text.is_empty())
 }
 

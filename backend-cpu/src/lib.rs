@@ -36,6 +36,7 @@ mod shared;
 mod signal;
 mod signal_sampler;
 mod usage;
+mod wake;
 
 pub use backend::CpuBackend;
 

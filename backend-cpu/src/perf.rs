@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use perf_event_open_sys as perf;
 use perf_event_open_sys::bindings as sys;
+use profiler_core::descriptor::{Kept, raise};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::perf_record::{self, HEADER_LEN, Record};
@@ -38,8 +39,17 @@ pub(crate) struct EventRequest {
 /// An open event, not counting yet.
 #[derive(Debug)]
 pub(crate) struct Event {
-    fd: OwnedFd,
+    fd: Kept<OwnedFd>,
     counts_lost: bool,
+}
+
+/// The kernel's number of an event: all events have one inode, together with much else.
+fn id(fd: BorrowedFd<'_>) -> Option<u64> {
+    let mut id = 0_u64;
+    // SAFETY: the kernel writes eight bytes to `id` if the descriptor is an event's; one of another
+    // sort does not know the request.
+    let result = unsafe { perf::ioctls::ID(fd.as_raw_fd(), &raw mut id) };
+    (result >= 0).then_some(id)
 }
 
 impl Event {
@@ -109,27 +119,28 @@ impl Event {
         }
         // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, counts_lost })
+        Ok(Self { fd: Kept::marked(raise(fd), id), counts_lost })
     }
 
     /// Begins to count, in the threads that inherited the event too.
     pub(crate) fn enable(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is open while `self` lives; the call reads no memory of ours.
-        check(unsafe { perf::ioctls::ENABLE(self.fd.as_raw_fd(), 0) })
+        let fd = self.fd.get()?.as_raw_fd();
+        // SAFETY: the descriptor is this event's; the call reads no memory of ours.
+        check(unsafe { perf::ioctls::ENABLE(fd, 0) })
     }
 
     /// Counts no more.
     pub(crate) fn disable(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is open while `self` lives; the call reads no memory of ours.
-        check(unsafe { perf::ioctls::DISABLE(self.fd.as_raw_fd(), 0) })
+        let fd = self.fd.get()?.as_raw_fd();
+        // SAFETY: the descriptor is this event's; the call reads no memory of ours.
+        check(unsafe { perf::ioctls::DISABLE(fd, 0) })
     }
 
     /// Leaves its records in the ring of `owner`, which must be on the same processor.
     pub(crate) fn share_ring(&self, owner: &Ring) -> io::Result<()> {
-        let owner = owner.event.fd.as_raw_fd();
-        // SAFETY: both descriptors are open while `self` and `owner` live; the call reads no
-        // memory of ours.
-        check(unsafe { perf::ioctls::SET_OUTPUT(self.fd.as_raw_fd(), owner) })
+        let (fd, owner) = (self.fd.get()?.as_raw_fd(), owner.event.fd.get()?.as_raw_fd());
+        // SAFETY: both descriptors are the events'; the call reads no memory of ours.
+        check(unsafe { perf::ioctls::SET_OUTPUT(fd, owner) })
     }
 
     /// How many records the kernel had no room for; `None` where it does not count them.
@@ -138,15 +149,16 @@ impl Event {
             return None;
         }
         let mut values = [0; 16];
-        let read = rustix::io::read(&self.fd, &mut values).ok()?;
+        let read = rustix::io::read(self.fd.get().ok()?, &mut values).ok()?;
         let lost = values.get(8..16).filter(|_| read == 16)?;
         lost.first_chunk().map(|lost| u64::from_ne_bytes(*lost))
     }
 }
 
-impl AsFd for Event {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+impl Event {
+    /// What tells that its ring is half full.
+    pub(crate) fn descriptor(&self) -> &Kept<OwnedFd> {
+        &self.fd
     }
 }
 
@@ -174,7 +186,10 @@ impl Ring {
     pub(crate) fn map(event: Event, data_len: usize) -> Result<Self, (io::Error, Event)> {
         let page = rustix::param::page_size();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let fd = event.fd.as_fd();
+        let fd = match event.fd.get() {
+            Ok(fd) => fd.as_fd(),
+            Err(lost) => return Err((lost.into(), event)),
+        };
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
         let mapped =
             unsafe { mmap(ptr::null_mut(), page + data_len, protection, MapFlags::SHARED, fd, 0) };

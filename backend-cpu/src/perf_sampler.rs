@@ -9,7 +9,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd as _;
 
 use crate::perf::{Event, EventRequest, Ring};
 use crate::perf_record::Record;
@@ -241,7 +240,7 @@ impl PerfSampler {
     /// The thread of that ring has ended, or all that share it: nothing more will wake us.
     pub(crate) fn hung_up(&mut self, token: u32, poller: &Poller) {
         let Some(ring) = self.rings.get(&token) else { return };
-        poller.remove(ring.event().as_fd());
+        poller.remove(ring.event().descriptor());
         if self.layout == Layout::PerThread {
             self.close(token);
         }
@@ -252,7 +251,7 @@ impl PerfSampler {
         if self.layout == Layout::PerThread
             && let Some(ring) = self.rings.get(&thread)
         {
-            poller.remove(ring.event().as_fd());
+            poller.remove(ring.event().descriptor());
             self.close(thread);
         }
     }
@@ -309,7 +308,9 @@ impl PerfSampler {
             return Ok(());
         }
         let ring = self.map(event).map_err(|error| Refusal::of_ring(&error))?;
-        poller.add(ring.event().as_fd(), cpu).map_err(|error| Refusal::of_ring(&error))?;
+        poller
+            .add(ring.event().descriptor(), u64::from(cpu))
+            .map_err(|error| Refusal::of_ring(&error))?;
         self.rings.insert(cpu, ring);
         Ok(())
     }
@@ -364,7 +365,7 @@ impl PerfSampler {
     fn attach_thread(&mut self, thread: u32, poller: &Poller) -> Result<(), AttachError> {
         let event = Event::open(&self.request(thread, None)).map_err(AttachError::Open)?;
         let ring = self.map(event).map_err(AttachError::Ring)?;
-        poller.add(ring.event().as_fd(), thread).map_err(AttachError::Ring)?;
+        poller.add(ring.event().descriptor(), u64::from(thread)).map_err(AttachError::Ring)?;
         self.rings.insert(thread, ring);
         Ok(())
     }

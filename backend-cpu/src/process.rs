@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 
+use profiler_core::descriptor::{Kept, raise};
 use profiler_core::error::BackendError;
 use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
@@ -20,8 +21,8 @@ pub(crate) struct Process {
     /// Whether it is the one we run in.
     pub(crate) own: bool,
     /// Becomes readable when it ends; `None` for our own, which we do not outlive.
-    pub(crate) end: Option<OwnedFd>,
-    directory: OwnedFd,
+    pub(crate) end: Option<Kept<OwnedFd>>,
+    directory: Kept<OwnedFd>,
 }
 
 impl Process {
@@ -46,15 +47,15 @@ impl Process {
             let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
             let raw = raw.ok_or_else(|| no_such_process(pid))?;
             // A kernel before 5.3 has none; then the end shows in failing reads.
-            end = pidfd_open(raw, PidfdFlags::empty()).ok();
+            end = pidfd_open(raw, PidfdFlags::empty()).ok().map(Kept::new);
         }
-        Ok(Self { pid, own, end, directory })
+        Ok(Self { pid, own, end, directory: Kept::new(raise(directory)) })
     }
 
     /// Opens a file below the process's directory.
     pub(crate) fn file(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(File::from(openat(&self.directory, name, flags, Mode::empty())?))
+        Ok(File::from(openat(self.directory.get()?, name, flags, Mode::empty())?))
     }
 
     /// Reads a file below the process's directory, at most `limit` bytes.
@@ -67,7 +68,7 @@ impl Process {
     /// Its threads.
     pub(crate) fn threads(&self) -> io::Result<Vec<u32>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tasks = openat(&self.directory, "task", flags, Mode::empty())?;
+        let tasks = openat(self.directory.get()?, "task", flags, Mode::empty())?;
         let mut threads = Vec::new();
         for entry in rustix::fs::Dir::new(tasks)? {
             let name = entry?;
@@ -116,7 +117,7 @@ impl Process {
         let opened = match self.own {
             true => open(path, flags, Mode::empty())?,
             // Its root may be another than ours (a container).
-            false => openat(&self.directory, format!("root{path}"), flags, Mode::empty())?,
+            false => openat(self.directory.get()?, format!("root{path}"), flags, Mode::empty())?,
         };
         let file = File::from(opened);
         match file.metadata()?.is_file() {

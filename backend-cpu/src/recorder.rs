@@ -129,11 +129,11 @@ impl Recorder {
     }
 
     fn poller(&self) -> Result<Poller, BackendError> {
-        let error = |source| BackendError::Io { what: "make an epoll descriptor".into(), source };
-        let poller = Poller::new().map_err(error)?;
-        poller.add_token(self.shared.wake_fd(), COMMAND).map_err(error)?;
+        let error = |source| BackendError::Io { what: "wait for descriptors".into(), source };
+        let poller = Poller::default();
+        poller.add(self.shared.woken(), COMMAND).map_err(error)?;
         if let Some(end) = &self.process.end {
-            poller.add_token(std::os::fd::AsFd::as_fd(end), TARGET_ENDED).map_err(error)?;
+            poller.add(end, TARGET_ENDED).map_err(error)?;
         }
         Ok(poller)
     }
@@ -167,7 +167,7 @@ impl Recorder {
             if ready.target_ended {
                 target_ended = true;
                 if let Some(end) = &self.process.end {
-                    poller.remove(std::os::fd::AsFd::as_fd(end));
+                    poller.remove(end);
                 }
                 self.counters = None;
             }

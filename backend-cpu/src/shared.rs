@@ -1,16 +1,18 @@
 //! What the session and the recorder's thread tell each other.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
+use profiler_core::descriptor::Kept;
+
+use crate::wake::Wake;
 
 /// Commands one way, progress the other.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    wake: OwnedFd,
+    wake: Wake,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -46,8 +48,7 @@ pub(crate) enum Waited {
 
 impl Shared {
     pub(crate) fn new() -> io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { wake, state: Mutex::default(), changed: Condvar::new() })
+        Ok(Self { wake: Wake::new()?, state: Mutex::default(), changed: Condvar::new() })
     }
 
     // The session's side.
@@ -63,7 +64,7 @@ impl Shared {
             state.flush_asked += 1;
             state.flush_asked
         };
-        self.wake();
+        self.wake.ring();
         self.wait(timeout, |state| state.flush_done >= number)
     }
 
@@ -71,14 +72,15 @@ impl Shared {
     pub(crate) fn stop(&self, timeout: Duration) -> Waited {
         self.lock().stop = true;
         self.changed.notify_all();
-        self.wake();
+        self.wake.ring();
         self.wait(timeout, |_| false)
     }
 
     // The thread's side.
 
-    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    /// Readable when there are commands.
+    pub(crate) fn woken(&self) -> &Kept<OwnedFd> {
+        self.wake.descriptor()
     }
 
     pub(crate) fn tell_ready(&self) {
@@ -87,9 +89,7 @@ impl Shared {
     }
 
     pub(crate) fn take_commands(&self) -> Commands {
-        let mut number = [0; 8];
-        // Empty when something else woke the thread.
-        let _count: rustix::io::Result<usize> = rustix::io::read(&self.wake, &mut number);
+        self.wake.take();
         let state = self.lock();
         let flush = (state.flush_asked > state.flush_done).then_some(state.flush_asked);
         Commands { flush, stop: state.stop }
@@ -131,11 +131,6 @@ impl Shared {
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    fn wake(&self) {
-        // A full counter wakes the thread as well.
-        let _count: rustix::io::Result<usize> = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

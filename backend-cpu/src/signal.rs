@@ -12,15 +12,16 @@ use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::event::{EventfdFlags, eventfd};
+use profiler_core::descriptor::Kept;
 
 use crate::perf_record::RawSample;
 use crate::registers::Registers;
+use crate::wake::Wake;
 
 /// The signal: the one that POSIX set aside for profilers.
 pub(crate) const SIGNAL: c_int = libc::SIGPROF;
@@ -54,7 +55,7 @@ pub(crate) struct Pool {
     kernel_copies: AtomicBool,
     taken: AtomicBool,
     period_ns: AtomicU64,
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 struct Slot {
@@ -142,8 +143,8 @@ impl Pool {
     }
 
     /// Becomes readable when half of the slots are full.
-    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    pub(crate) fn woken(&self) -> &Kept<OwnedFd> {
+        self.wake.descriptor()
     }
 
     /// Samples dropped for want of a slot, since the last call.
@@ -164,9 +165,7 @@ impl Pool {
 
     /// Hands over all full slots.
     pub(crate) fn drain(&self, process: u32, mut sample: impl FnMut(RawSample<'_>)) {
-        let mut number = [0; 8];
-        // Empty unless a handler found half of the slots full.
-        let _count: rustix::io::Result<usize> = rustix::io::read(&self.wake, &mut number);
+        self.wake.take();
         for slot in &self.slots {
             if slot.state.load(Ordering::Acquire) != FULL {
                 continue;
@@ -216,7 +215,7 @@ impl Pool {
             kernel_copies: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             period_ns: AtomicU64::new(0),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            wake: Wake::new()?,
         })
     }
 
@@ -243,9 +242,7 @@ impl Pool {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         slot.state.store(FULL, Ordering::Release);
         if waiting == SLOTS / 2 {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: `one` is eight readable bytes; the descriptor lives as long as the process.
-            unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            self.wake.ring();
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) struct SignalSampler {
 }
 
 /// The token of the pool in the poller.
-const POOL: u32 = 0;
+const POOL: u64 = 0;
 
 impl SignalSampler {
     /// Installs the handler. Nothing is sampled yet.
@@ -47,7 +47,7 @@ impl SignalSampler {
         let pool = pool.ok_or_else(|| {
             refusal("as many sessions sample by signal timers as can", "end one of them")
         })?;
-        let installed = signal::install().and_then(|()| poller.add(pool.wake_fd(), POOL));
+        let installed = signal::install().and_then(|()| poller.add(pool.woken(), POOL));
         if let Err(error) = installed {
             pool.release();
             return Err(io(error));

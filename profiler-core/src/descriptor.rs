@@ -42,21 +42,68 @@ pub fn raise(descriptor: OwnedFd) -> OwnedFd {
     fcntl_dupfd_cloexec(&descriptor, begin).unwrap_or(descriptor)
 }
 
+/// What tells files apart that have one inode in common, as all events of the kernel have; `None`
+/// where the descriptor is of another sort.
+pub type Mark = fn(BorrowedFd<'_>) -> Option<u64>;
+
+/// Which file a descriptor stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    mark: Option<(Mark, u64)>,
+}
+
+impl Identity {
+    /// The file behind a descriptor; `None` where it is closed.
+    fn of(descriptor: BorrowedFd<'_>, mark: Option<Mark>) -> Option<Self> {
+        let found = fstat(descriptor).ok()?;
+        let mark = match mark {
+            Some(mark) => Some((mark, mark(descriptor)?)),
+            None => None,
+        };
+        Some(Self { device: found.st_dev, inode: found.st_ino, mark })
+    }
+
+    /// Whether a descriptor stands for this file: no other open file has the same device and inode
+    /// while it is open, or the same mark where it has one.
+    #[must_use]
+    pub fn is_of(&self, descriptor: BorrowedFd<'_>) -> bool {
+        let Ok(found) = fstat(descriptor) else { return false };
+        (found.st_dev, found.st_ino) == (self.device, self.inode)
+            && self.mark.is_none_or(|(mark, number)| mark(descriptor) == Some(number))
+    }
+}
+
 /// An open file of the profiler's in a process where others may close it.
 #[derive(Debug)]
 pub struct Kept<T: AsFd + IntoRawFd> {
     /// Taken by the drop alone.
     file: Option<T>,
     number: RawFd,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 impl<T: AsFd + IntoRawFd> Kept<T> {
     /// Keeps a file; [`raise`] it before anything is locked or mapped through it.
     pub fn new(file: T) -> Self {
+        Self::of(file, None)
+    }
+
+    /// Keeps a file whose inode is not its own.
+    pub fn marked(file: T, mark: Mark) -> Self {
+        Self::of(file, Some(mark))
+    }
+
+    fn of(file: T, mark: Option<Mark>) -> Self {
         let number = file.as_fd().as_raw_fd();
-        let identity = identity(file.as_fd());
+        let identity = Identity::of(file.as_fd(), mark);
         Self { file: Some(file), number, identity }
+    }
+
+    /// Which file it is; `None` where it was closed before it was kept.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
     }
 
     /// The file, if it still is the one that was kept.
@@ -68,7 +115,7 @@ impl<T: AsFd + IntoRawFd> Kept<T> {
     pub fn get(&self) -> Result<&T, LostDescriptor> {
         let lost = LostDescriptor { number: self.number };
         let file = self.file.as_ref().ok_or(lost)?;
-        match self.identity.is_some() && identity(file.as_fd()) == self.identity {
+        match self.identity.is_some_and(|identity| identity.is_of(file.as_fd())) {
             true => Ok(file),
             false => Err(lost),
         }
@@ -90,12 +137,6 @@ impl<T: AsFd + IntoRawFd> Drop for Kept<T> {
             let _number: RawFd = file.into_raw_fd();
         }
     }
-}
-
-/// Device and inode: no other open file has the same while this one is open.
-fn identity(descriptor: BorrowedFd<'_>) -> Option<(u64, u64)> {
-    let found = fstat(descriptor).ok()?;
-    Some((found.st_dev, found.st_ino))
 }
 
 #[cfg(test)]
