@@ -20,7 +20,6 @@
 //! made from a signal handler.
 #![expect(unsafe_code, reason = "threads write to memory that another thread reads further back")]
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -29,6 +28,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 use crate::thread::is_alive;
 
@@ -49,6 +49,9 @@ const ENTRY_HEADER_BYTES: usize = 8;
 const MAX_CHUNKS: usize = MAX_POOL_BYTES / CHUNK_BYTES;
 /// Chunks that stand ready for threads that need one.
 const SPARE_CHUNKS: usize = 64;
+/// How many of them are faulted in before any was asked for. Of the others the first page is, so
+/// that more threads than these, all at once, wait for pages as they write on, and lose nothing.
+const FAULTED_CHUNKS: usize = 16;
 /// Pools that a thread can use in turn without giving up its chunk each time.
 const SLOTS: usize = 4;
 /// Threads are looked for so often, to take over what dead ones held.
@@ -80,12 +83,26 @@ unsafe impl Sync for Chunk {}
 
 impl Chunk {
     fn allocate() -> Option<&'static Self> {
-        // SAFETY: the layout of a chunk has a size.
-        let memory = unsafe { alloc_zeroed(Layout::new::<Self>()) };
-        let chunk = NonNull::new(memory.cast::<Self>())?;
-        // SAFETY: the memory has a chunk's layout, all zeros are a free chunk, it is never freed
-        // and from here on only reached through shared references.
-        Some(unsafe { chunk.as_ref() })
+        // The allocator would touch all of it to hand it out aligned.
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice aliases nothing.
+        let mapped = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), CHUNK_BYTES, protection, MapFlags::PRIVATE)
+        };
+        let memory = NonNull::new(mapped.ok()?)?;
+        // A huge page would take as much as 32 chunks for the first page of one.
+        // SAFETY: the pages are those that were just mapped; their content stays.
+        let result = unsafe { madvise(memory.as_ptr(), CHUNK_BYTES, Advice::LinuxNoHugepage) };
+        // Kernels without huge pages refuse, and need not be told.
+        result.ok();
+        // SAFETY: the memory has a chunk's size, begins at a page, all zeros are a free chunk, it
+        // is never unmapped and from here on only reached through shared references.
+        Some(unsafe { memory.cast::<Self>().as_ref() })
+    }
+
+    /// Touches the first page, in which its state lies. Nobody may hold the chunk.
+    fn touch(&self) {
+        self.published.store(0, Ordering::Relaxed);
     }
 
     /// Touches every page, so that no thread meets a page fault. Nobody may hold the chunk.
@@ -108,7 +125,7 @@ impl Chunk {
         let pages = second_page.cast_mut().cast();
         // SAFETY: the pages are the chunk's own, it is aligned to pages, and nobody relies on
         // their content while it is free.
-        let result = unsafe { rustix::mm::madvise(pages, len, rustix::mm::Advice::LinuxDontNeed) };
+        let result = unsafe { madvise(pages, len, Advice::LinuxDontNeed) };
         // Where the system refuses, the memory stays taken.
         result.ok();
     }
@@ -156,6 +173,8 @@ struct Shared {
     /// The process that made the pool, as counted by forks.
     fork: AtomicU32,
     free: ArrayQueue<&'static Chunk>,
+    /// Taken where none is free that was faulted in: of these only the first page was.
+    cold: ArrayQueue<&'static Chunk>,
     dropped: [AtomicU64; COUNTED_KINDS],
 }
 
@@ -220,6 +239,7 @@ pub fn chunks(limit_bytes: usize) -> (ChunkPool, ChunkCollector) {
             pool: AtomicU64::new(0),
             fork: AtomicU32::new(0),
             free: ArrayQueue::new(MAX_CHUNKS),
+            cold: ArrayQueue::new(SPARE_CHUNKS),
             dropped: [const { AtomicU64::new(0) }; COUNTED_KINDS],
         }))
     });
@@ -282,7 +302,7 @@ impl ChunkPool {
     fn next_chunk(&self, cell: &Cell<Slot>) -> Slot {
         release(cell.get());
         let mut slot = Slot { pool: self.pool, ..EMPTY };
-        if let Some(chunk) = self.shared.free.pop() {
+        if let Some(chunk) = self.shared.free.pop().or_else(|| self.shared.cold.pop()) {
             let number = NEXT_USE.fetch_add(1, Ordering::Relaxed);
             slot.state = (number << 2) | HELD;
             slot.chunk = Some(chunk);
@@ -409,6 +429,10 @@ impl std::fmt::Debug for Shared {
 struct Owned {
     chunk: &'static Chunk,
     read: usize,
+    /// All pages of it are there.
+    is_faulted: bool,
+    /// More than its first page is there, or may be.
+    is_touched: bool,
 }
 
 impl std::fmt::Debug for Owned {
@@ -443,9 +467,13 @@ impl ChunkCollector {
             let bytes = owned.chunk.read(owned.read);
             give_entries(thread, bytes, &mut take);
             owned.read += bytes.len();
+            owned.is_touched = true;
             if is_dead || state & STATE_MASK == SEALED {
                 owned.read = 0;
                 free(owned.chunk);
+                if !std::mem::replace(&mut owned.is_faulted, true) {
+                    owned.chunk.fault_in();
+                }
                 // The list has room for every chunk of the pool.
                 self.shared.free.push(owned.chunk).ok();
             }
@@ -470,22 +498,43 @@ impl ChunkCollector {
     /// The memory of the pool.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.chunks.len() * CHUNK_BYTES
+        let taken = |owned: &Owned| if owned.is_touched { CHUNK_BYTES } else { PAGE_BYTES };
+        self.chunks.iter().map(taken).sum()
     }
 
     /// Sees to it that chunks stand ready: twice as many as were in use since the last time.
     fn prepare(&mut self, used: usize) {
-        let ready = self.shared.free.len();
-        let wanted = SPARE_CHUNKS.max(2 * used);
-        for _ in ready..wanted {
-            if self.chunks.len() >= self.limit {
-                return;
-            }
-            let Some(chunk) = reuse().or_else(Chunk::allocate) else { return };
+        while self.shared.free.len() < FAULTED_CHUNKS.max(2 * used) {
+            let chunk = match self.shared.cold.pop() {
+                Some(chunk) => chunk,
+                None => match self.add() {
+                    Some(chunk) => chunk,
+                    None => return,
+                },
+            };
             chunk.fault_in();
-            self.chunks.push(Owned { chunk, read: 0 });
+            let owned = self.chunks.iter_mut().find(|owned| std::ptr::eq(owned.chunk, chunk));
+            if let Some(owned) = owned {
+                (owned.is_faulted, owned.is_touched) = (true, true);
+            }
+            // The list has room for every chunk of the pool.
             self.shared.free.push(chunk).ok();
         }
+        while self.shared.free.len() + self.shared.cold.len() < SPARE_CHUNKS {
+            let Some(chunk) = self.add() else { return };
+            chunk.touch();
+            self.shared.cold.push(chunk).ok();
+        }
+    }
+
+    /// One more chunk of the pool, in no list yet; `None` at its limit.
+    fn add(&mut self) -> Option<&'static Chunk> {
+        if self.chunks.len() >= self.limit {
+            return None;
+        }
+        let chunk = reuse().or_else(Chunk::allocate)?;
+        self.chunks.push(Owned { chunk, read: 0, is_faulted: false, is_touched: false });
+        Some(chunk)
     }
 }
 
@@ -499,7 +548,7 @@ impl Drop for ChunkCollector {
                 ORPHANS.push((owned.chunk, state));
             }
         }
-        while let Some(chunk) = self.shared.free.pop() {
+        while let Some(chunk) = self.shared.free.pop().or_else(|| self.shared.cold.pop()) {
             chunk.give_back_memory();
             REUSABLE.push(chunk);
         }

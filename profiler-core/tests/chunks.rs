@@ -170,3 +170,29 @@ fn payloads_of_every_length_up_to_the_longest() {
     });
     assert_eq!(seen, lengths);
 }
+
+#[test]
+fn threads_that_begin_at_once_all_find_a_chunk() {
+    const THREADS: usize = 64;
+    let (pool, mut collector) = chunks(64 << 20);
+    let before = collector.bytes();
+    assert!(before < 2 << 20, "{before} bytes are taken before anybody writes");
+    for round in 0..3u64 {
+        let begin = std::sync::Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    begin.wait();
+                    for number in 0..40_u64 {
+                        assert!(pool.append(3, &[&(number + round).to_le_bytes()]));
+                    }
+                });
+            }
+        });
+        let mut seen = 0;
+        collector.drain(|entry| seen += u64::from(entry.kind == 3));
+        assert_eq!(seen, THREADS as u64 * 40, "round {round}");
+    }
+    assert_eq!(collector.take_dropped(), []);
+    assert!(collector.bytes() >= THREADS * CHUNK_BYTES);
+}

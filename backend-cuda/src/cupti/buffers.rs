@@ -113,7 +113,9 @@ impl Pool {
         // The shared discard buffer is mapped here, not on an application's thread.
         let _shared = last_resort();
         while !self.discard.is_full() {
-            let Some(buffer) = map(DISCARD_BYTES, true) else { break };
+            // Not touched before they are needed: most captures never throw anything away, and
+            // where one does, a page fault is the least of its costs.
+            let Some(buffer) = map(DISCARD_BYTES, false) else { break };
             if self.discard.push(buffer).is_err() {
                 unmap(buffer, DISCARD_BYTES);
                 break;
