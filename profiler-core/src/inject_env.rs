@@ -10,6 +10,7 @@
 //! | `LD_PRELOAD` | the injected file: the loader opens it before `main` |
 //! | `OMNIPROF_SOCKET` | the directory of the controller's socket ([`crate::socket_path`]) |
 //! | `OMNIPROF_TOKEN_FILE` | a file that proves who the worker is, where the kernel does not say |
+//! | `OMNIPROF_PLUGIN_DIR` | a directory of backends in libraries of their own |
 //! | `OMNIPROF_JOIN` | which doors are open: a [`JoinPolicy`]; not set = all of them |
 //! | `OMNIPROF_JOIN_PROGRAMS` | patterns of programs that `LD_PRELOAD` lets join ([`Programs`]) |
 //! | `OMNIPROF_STAGE`, `OMNIPROF_ROLE`, `OMNIPROF_REPLICA`, `OMNIPROF_RANK` | who the worker is |
@@ -49,6 +50,9 @@ pub const RANK_VARIABLE: &str = "OMNIPROF_RANK";
 
 /// The file whose contents prove who the worker is.
 pub const TOKEN_FILE_VARIABLE: &str = "OMNIPROF_TOKEN_FILE";
+
+/// A directory of plugins, an absolute path.
+pub const PLUGIN_DIR_VARIABLE: &str = "OMNIPROF_PLUGIN_DIR";
 
 /// A [`JoinPolicy`].
 pub const JOIN_VARIABLE: &str = "OMNIPROF_JOIN";

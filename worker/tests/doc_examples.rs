@@ -83,10 +83,10 @@ fn the_examples_are_taken_or_refused_as_the_documents_say() {
     assert!(read.iter().all(|count| *count > 0), "{read:?}");
 }
 
-/// The lines of the README's shell blocks, without their comments.
-fn readme_lines() -> Vec<String> {
-    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = std::fs::read_to_string(readme).unwrap();
+/// The lines of a page's shell blocks, without their comments.
+fn lines_of(page: &str) -> Vec<String> {
+    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+    let text = std::fs::read_to_string(page).unwrap();
     let mut lines = Vec::new();
     let mut is_shell = false;
     for line in text.lines() {
@@ -106,15 +106,54 @@ fn readme_lines() -> Vec<String> {
 fn understands(words: &str) {
     let place = Place::new();
     let own = words.split_once(" -- ").map_or(words, |(own, _)| own);
-    let words: Vec<&str> = own.split_ascii_whitespace().chain(["--help"]).collect();
+    // No example has blanks inside its quotes.
+    let words = own.split_ascii_whitespace().map(|word| word.trim_matches('\''));
+    let words: Vec<&str> = words.chain(["--help"]).collect();
     let ran = place.run(&words);
     assert_eq!(ran.code, Some(0), "{words:?}: {ran}");
+}
+
+/// What a call of `curl` asks for is in the interface, and its body is taken.
+fn calls(call: &str) {
+    let (call, body) = match call.split_once(" -d ") {
+        Some((call, body)) => (call, body.trim_matches('\'')),
+        None => (call, ""),
+    };
+    let (method, url) = match call.strip_prefix("-X POST ") {
+        Some(url) => ("post", url),
+        None => ("get", call),
+    };
+    let address = ["localhost:8790", "127.0.0.1:8790"];
+    let path = address.into_iter().find_map(|address| url.strip_prefix(address)).unwrap();
+    let interface = profiler_worker::http::openapi();
+    let interface = serde_json::to_value(interface).unwrap();
+    assert!(interface["paths"][path][method].is_object(), "{method} {path}");
+    if path == "/start_profile" {
+        StartRequest::parse(body.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn the_commands_of_the_page_for_servers_are_understood() {
+    let mut read = [0; 2];
+    for line in lines_of("docs/profile-vllm.md") {
+        if let Some(words) = line.strip_prefix("omniprof ") {
+            read[0] += 1;
+            understands(words);
+        } else if let Some(call) = line.strip_prefix("curl ") {
+            read[1] += 1;
+            calls(call);
+        } else {
+            panic!("who reads {line:?}?");
+        }
+    }
+    assert!(read[0] >= 5 && read[1] >= 3, "{read:?}");
 }
 
 #[test]
 fn the_commands_of_the_readme_are_understood() {
     let mut read = [0; 3];
-    for line in readme_lines() {
+    for line in lines_of("README.md") {
         if let Some(words) = line.strip_prefix("omniprof ") {
             read[0] += 1;
             understands(words);
@@ -123,21 +162,7 @@ fn the_commands_of_the_readme_are_understood() {
             understands(words);
         } else if let Some(call) = line.strip_prefix("curl ") {
             read[2] += 1;
-            let (call, body) = match call.split_once(" -d ") {
-                Some((call, body)) => (call, body.trim_matches('\'')),
-                None => (call, ""),
-            };
-            let (method, url) = match call.strip_prefix("-X POST ") {
-                Some(url) => ("post", url),
-                None => ("get", call),
-            };
-            let path = url.trim_start_matches("localhost:8790");
-            let interface = profiler_worker::http::openapi();
-            let interface = serde_json::to_value(interface).unwrap();
-            assert!(interface["paths"][path][method].is_object(), "{method} {path}");
-            if path == "/start_profile" {
-                StartRequest::parse(body.as_bytes()).unwrap();
-            }
+            calls(call);
         } else {
             assert!(line == "cargo test --workspace" || line.starts_with("./"), "{line}");
         }

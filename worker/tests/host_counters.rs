@@ -107,6 +107,7 @@ fn a_session_with_devices_has_the_counters_of_their_host_once() {
         assert!(manifest.is_good());
         let line = host_line(&manifest);
         assert_eq!((line.stage, line.unattributed, line.pid), (None, false, std::process::id()));
+        assert_eq!(line.name(), "devices of the host");
         assert!(line.error.is_none(), "{:?}", line.error);
         let spool = &line.files.first().unwrap().path;
         assert!(spool.starts_with("host/") && spool.ends_with(".spool"), "{spool}");

@@ -60,6 +60,8 @@ fn the_environment_is_the_callers_and_what_is_told() {
         "1",
         "--role",
         "talker",
+        "--plugin-dir",
+        "plugins",
         "--",
         "/usr/bin/env",
     ];
@@ -69,6 +71,9 @@ fn the_environment_is_the_callers_and_what_is_told() {
     assert!(has("MARK=kept") && has("OMNIPROF_STAGE=1") && has("OMNIPROF_ROLE=talker"), "{ran}");
     assert!(has("CUDA_INJECTION64_PATH=/other.so"), "what is set already stays: {ran}");
     assert!(ran.out.contains("OMNIPROF_SOCKET=/"), "{ran}");
+    // Agents take absolute paths alone.
+    let plugins = place.join("plugins");
+    assert!(has(&format!("OMNIPROF_PLUGIN_DIR={}", plugins.display())), "{ran}");
 }
 
 #[test]
@@ -432,6 +437,77 @@ fn a_process_that_uses_a_device_and_has_not_joined_is_told_with_the_reason() {
     run.signal(Signal::TERM);
     let ended = run.ended();
     assert!(ended.err.contains("uses a device and has not joined"), "{ended}");
+}
+
+/// Maps the file that it is given, as a driver's library is mapped, and stays.
+const MAPS_A_FILE: &str = "\
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    if (count > 1) mmap(0, 1, PROT_READ, MAP_PRIVATE, open(words[1], O_RDONLY), 0);
+    sleep(120);
+}
+";
+
+#[test]
+fn of_programs_that_no_loader_joins_it_is_told_which() {
+    let place = Place::new();
+    let source = place.write("program.c", MAPS_A_FILE);
+    let library = place.write("libcuda.so.1", "stands in for the driver's library");
+    let compile = |name: &str, how: &[&str]| {
+        let mut compiler = std::process::Command::new("cc");
+        compiler.args(how).arg("-o").arg(place.join(name)).arg(&source);
+        compiler.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if !compile("dynamic", &[]) {
+        return println!("skipped: no C compiler");
+    }
+    let mut expected = Vec::new();
+    if compile("fixed", &["-static"]) {
+        expected.push(("fixed", "static"));
+    } else {
+        println!("skipped: no static C library");
+    }
+    let dynamic = place.join("dynamic");
+    // In this order: a change of the owner takes the mode away.
+    if std::os::unix::fs::chown(&dynamic, Some(65_534), None).is_ok() {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
+        std::fs::set_permissions(&dynamic, mode).unwrap();
+        expected.push(("dynamic", "secure"));
+    } else {
+        println!("skipped: who is not root can make no program that runs as another user");
+    }
+    // Any library for this machine will do: nothing opens it here.
+    std::fs::create_dir(place.join("bin")).unwrap();
+    std::fs::copy(&dynamic, place.join("bin/libomniprof_inject.so")).unwrap();
+    let started: Vec<String> = expected
+        .iter()
+        .map(|(name, _)| format!("{} {} &", place.join(name).display(), library.display()))
+        .collect();
+    let script = format!("{}\necho ready 0\nwait", started.join("\n"));
+    let bin = place.join("bin");
+    let path = std::env::var("PATH").unwrap();
+    let variables = [("OMNIPROF_BIN_DIR", bin.to_str().unwrap()), ("PATH", &path)];
+    let words = ["--dir", "traces", "--listen", "127.0.0.1:0"];
+    let run = Running::start_behind(&place, &["env"], &variables, &words, &["sh", "-c", &script]);
+    let told = until("the reasons are told", || {
+        let status = get(&run.url, "/profile/status");
+        let told = status["not_joined"].as_array().unwrap().clone();
+        (told.len() == expected.len()).then_some(told)
+    });
+    for (name, code) in expected {
+        let line = told.iter().find(|line| line["code"] == code);
+        assert!(
+            line.is_some_and(|line| line["title"].as_str().unwrap().contains(name)),
+            "{told:?}"
+        );
+    }
+    // The shell waits for them.
+    for line in &told {
+        run_support::kill(u32::try_from(line["pid"].as_u64().unwrap()).unwrap());
+    }
+    assert_eq!(run.ended().code, Some(0));
 }
 
 #[test]

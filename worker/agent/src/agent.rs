@@ -10,13 +10,12 @@ use std::time::Duration;
 use profiler_core::clock::{ClockSource, SystemClock};
 use profiler_core::control::{AgentEvent, AgentRequest, Hello, Outcome, WorkerError};
 use profiler_core::identity::{IdentityError, WorkerIdentity};
-use profiler_core::inject_env::{JOINED_BY_PROGRAM, STEP_MARKER_VARIABLE};
+use profiler_core::inject_env::{JOINED_BY_PROGRAM, PLUGIN_DIR_VARIABLE, STEP_MARKER_VARIABLE};
 use profiler_core::registry::BackendRegistry;
 use profiler_core::schedule::StepSource;
 use profiler_core::socket_path::{SocketPath, SocketPathError};
 use profiler_core::thread::spawn_blocked;
 
-use crate::backends::PLUGIN_DIR_VARIABLE;
 use crate::client::{Client, Meeting};
 use crate::core::{Core, Place};
 use crate::door::Backends;

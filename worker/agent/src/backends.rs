@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use profiler_core::inject_env::PLUGIN_DIR_VARIABLE;
 use profiler_core::registry::{BackendRegistry, RefusedPlugin};
 
 use crate::plugins;
-
-/// The variable that names the directory of plugins.
-pub(crate) const PLUGIN_DIR_VARIABLE: &str = "OMNIPROF_PLUGIN_DIR";
 
 /// The linked backends, and those of the plugins in a directory: `plugin_dir`, else that of
 /// `OMNIPROF_PLUGIN_DIR`, else none. What is not used is in

@@ -19,6 +19,7 @@ use super::state::{Inner, State};
 use crate::manifest::{ErrorLine, InstantLine, LimitsLine};
 use crate::session::{LINK_FAILED, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
 use crate::start_request::{Plan, StartRequest};
+use crate::who::in_words;
 
 /// How often an id is drawn anew where it is taken.
 const ID_TRIES: u32 = 8;
@@ -619,14 +620,6 @@ fn place_of(worker: &WorkerIdentity) -> (u32, u32, u32, &str) {
 
 /// Who a worker is, in a few words.
 pub(super) fn name_of(worker: &WorkerIdentity) -> String {
-    let number = |number: Option<u32>| number.map_or("?".to_owned(), |n| n.to_string());
-    format!(
-        "stage {} {}, replica {}, rank {} (pid {} on {})",
-        number(worker.stage),
-        worker.role.as_deref().unwrap_or("?"),
-        number(worker.replica),
-        number(worker.rank),
-        worker.pid,
-        worker.host
-    )
+    let words = in_words(&CalledWorker::of(worker)).unwrap_or_else(|| worker.program.clone());
+    format!("{words} (pid {} on {})", worker.pid, worker.host)
 }

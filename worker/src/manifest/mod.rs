@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 
 use profiler_core::backend::DriverState;
 use profiler_core::clock::Instant;
-use profiler_core::control::WorkerError;
+use profiler_core::control::{CalledWorker, WorkerError};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::schedule::Limits;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use table::table;
+
+use crate::who::in_words;
 
 /// The version of the manifest's shape.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -208,14 +210,16 @@ impl WorkerLine {
     /// Who the worker is, in a few words.
     #[must_use]
     pub fn name(&self) -> String {
-        let number = |number: Option<u32>| number.map_or("?".to_owned(), |n| n.to_string());
-        let role = self.role.as_deref().unwrap_or("?");
-        format!(
-            "stage {} {role}, replica {}, rank {}",
-            number(self.stage),
-            number(self.replica),
-            number(self.rank)
-        )
+        if self.host_counters {
+            return "devices of the host".to_owned();
+        }
+        let called = CalledWorker {
+            stage: self.stage,
+            role: self.role.clone(),
+            replica: self.replica,
+            rank: self.rank,
+        };
+        in_words(&called).unwrap_or_else(|| self.program.clone())
     }
 }
 

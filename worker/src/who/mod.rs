@@ -8,6 +8,7 @@
 mod built_in;
 mod process;
 mod rule;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ use profiler_core::control::CalledWorker;
 
 pub use process::ProcessText;
 pub use rule::{MapRule, MapRuleError, MapSource};
+
+pub(crate) use words::in_words;
 
 use rule::Found;
 

@@ -30,6 +30,9 @@ pub(crate) struct RunArgs {
     /// How processes become workers.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(crate) join: JoinArg,
+    /// A directory of plugins for the processes that join (`OMNIPROF_PLUGIN_DIR`).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plugin_dir: Option<PathBuf>,
     /// Join a server instead of being one, so that several runs are one pipeline [default: that of
     /// the root's controller, else http://127.0.0.1:8790].
     #[arg(

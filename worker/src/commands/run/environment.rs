@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use profiler_core::inject_env::{
     CUDA_INJECTION_VARIABLE as CUDA_VARIABLE, INJECTED_FILE_NAME, JOIN_VARIABLE,
-    NVTX_INJECTION_VARIABLE as NVTX_VARIABLE, PRELOAD_VARIABLE, REPLICA_VARIABLE, ROLE_VARIABLE,
-    SOCKET_VARIABLE, STAGE_VARIABLE, TOKEN_FILE_VARIABLE,
+    NVTX_INJECTION_VARIABLE as NVTX_VARIABLE, PLUGIN_DIR_VARIABLE, PRELOAD_VARIABLE,
+    REPLICA_VARIABLE, ROLE_VARIABLE, SOCKET_VARIABLE, STAGE_VARIABLE, TOKEN_FILE_VARIABLE,
 };
 use profiler_core::program::locate_file;
 use profiler_worker::who::MAP_VARIABLE;
@@ -24,6 +24,8 @@ pub(super) struct Told<'a> {
     pub(super) map: &'a [String],
     pub(super) socket_dir: &'a Path,
     pub(super) token_file: Option<&'a Path>,
+    /// Where their agents look for plugins.
+    pub(super) plugin_dir: Option<&'a Path>,
     pub(super) join: JoinArg,
     /// The file that joins a process, where it was found.
     pub(super) injected: Option<&'a Path>,
@@ -64,6 +66,11 @@ impl ChildEnvironment {
         if let Some(file) = told.token_file {
             let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
             environment.add(TOKEN_FILE_VARIABLE, file.as_os_str());
+        }
+        if let Some(dir) = told.plugin_dir {
+            // Agents take absolute paths alone.
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+            environment.add(PLUGIN_DIR_VARIABLE, dir.as_os_str());
         }
         environment.add_injection(told, current);
         environment
@@ -147,6 +154,7 @@ mod tests {
             map: &[],
             socket_dir: Path::new("/run/omniprof"),
             token_file: None,
+            plugin_dir: None,
             join,
             injected: Some(Path::new(FILE)),
             within: None,

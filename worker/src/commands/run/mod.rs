@@ -61,6 +61,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
             map: &texts,
             socket_dir: host.socket_dir(),
             token_file: args.token_file.as_deref(),
+            plugin_dir: args.plugin_dir.as_deref(),
             join: args.join,
             injected: injected.as_deref(),
             within: within(&resolved),
