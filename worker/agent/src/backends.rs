@@ -20,7 +20,7 @@ pub fn backends(plugin_dir: Option<&Path>) -> BackendRegistry {
 
 /// As [`backends`], with what `OMNIPROF_PLUGIN_DIR` says.
 pub(crate) fn of(plugin_dir: Option<&Path>, named: Option<PathBuf>) -> BackendRegistry {
-    let mut registry = BackendRegistry::linked();
+    let mut registry = crate::linked::registry();
     if let Some(dir) = plugin_dir {
         plugins::add_from(&mut registry, dir);
         return registry;

@@ -9,7 +9,38 @@ use backend_cpu as _;
 use backend_cuda as _;
 #[cfg(feature = "npu")]
 use backend_npu as _;
+use std::time::{Duration, Instant};
+
 use profiler_core::registry::BackendRegistry;
+
+/// The backends that this build links.
+const LINKED: &[&str] = &[
+    #[cfg(feature = "cpu")]
+    "cpu",
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "npu")]
+    "npu",
+];
+
+/// Far longer than a program takes to be loaded.
+const LOADING: Duration = Duration::from_secs(5);
+
+/// The backends that are linked.
+///
+/// They register themselves in constructors of the file. A thread that another constructor of the
+/// same file started, as the injected file's does, may be here before them: it waits.
+pub(crate) fn registry() -> BackendRegistry {
+    let deadline = Instant::now() + LOADING;
+    loop {
+        let registry = BackendRegistry::linked();
+        let is_there = |id: &&str| registry.iter().any(|backend| backend.id().as_str() == *id);
+        if LINKED.iter().all(is_there) || Instant::now() >= deadline {
+            return registry;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// The backend that reads the counters of the host's devices, alone: for the one agent of a host
 /// that has it. `None` where this build has none.
