@@ -26,7 +26,7 @@ use profiler_core::spool::SpoolReader;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Builds a package of the workspace beside the tests; the path of what it makes.
-fn build(package: &str, file: &str) -> PathBuf {
+pub fn build(package: &str, file: &str) -> PathBuf {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let status = Command::new(env!("CARGO"))
