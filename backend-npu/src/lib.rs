@@ -18,6 +18,8 @@ mod options;
 mod preflight;
 mod preload;
 mod ranges;
+#[doc(hidden)]
+pub mod replay;
 mod replays;
 mod session;
 mod trial;

@@ -1,8 +1,11 @@
-//! What the test programs share: the figures that omniprof must reach, how they are measured, and
-//! spools made for tests.
+//! What the test programs share: the figures that omniprof must reach and how they are measured, the
+//! matrix of backends, and spools made for tests.
 
 pub mod figures;
+pub mod fuzz;
+pub mod matrix;
 pub mod npu_stand_in;
 pub mod plugins;
 pub mod programs;
+pub mod soak;
 pub mod synthetic;

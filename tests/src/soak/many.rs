@@ -1,0 +1,70 @@
+//! Very many workers at once.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use profiler_worker::Controller;
+use profiler_worker::controller::StopRequest;
+use profiler_worker::start_request::StartRequest;
+
+use super::process::Held;
+use super::worker::{self, Worker};
+use super::{Line, Setting, is_whole};
+
+const NAME: &str = "many";
+const DEADLINE: Duration = Duration::from_secs(120);
+const CAPTURES: usize = 3;
+
+/// Captures of all of them; a tenth is killed in the last.
+///
+/// # Errors
+///
+/// A capture fails, or a spool cannot be read.
+pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
+    let controller = Controller::builder()
+        .root(setting.folder(NAME)?)
+        .without_exporter()
+        .options(|options| options.retention = None)
+        .build()?;
+    let dir = controller.socket_dir().context("the controller does not listen")?;
+    let count = setting.workers;
+    let mut workers: Vec<Worker> =
+        (0..count).map(|rank| Worker::start(&dir, rank)).collect::<Result<_, _>>()?;
+    anyhow::ensure!(controller.wait_for_workers(count, DEADLINE), "the workers do not join");
+
+    let (mut start, mut stop) = (Duration::ZERO, Duration::ZERO);
+    let (mut missing, mut bad, mut expected_dead) = (0, 0, 0);
+    for capture in 0..CAPTURES {
+        let begin = Instant::now();
+        controller.start(&StartRequest::default())?;
+        start = start.max(begin.elapsed());
+        std::thread::sleep(Duration::from_secs(1));
+        if capture == CAPTURES - 1 {
+            expected_dead = count / 10;
+            for worker in workers.iter_mut().take(expected_dead) {
+                worker.kill()?;
+            }
+        }
+        let begin = Instant::now();
+        let wait_ms = u64::try_from(DEADLINE.as_millis())?;
+        let manifest = controller.stop(&StopRequest { wait_ms, ..StopRequest::default() })?;
+        stop = stop.max(begin.elapsed());
+        missing += count.abs_diff(manifest.workers.len());
+        let whole = manifest.workers.iter().filter(|line| is_whole(line));
+        bad += (count - expected_dead).abs_diff(whole.count());
+        for spool in super::spools(std::path::Path::new(&manifest.directory))? {
+            let read = worker::read(&spool)?;
+            bad += usize::from(read.damaged || read.marks == 0);
+        }
+    }
+    let held = Held::of(std::process::id())?;
+    Ok(vec![
+        Line::told(NAME, "start", start.as_secs_f64() * 1e3, "ms")
+            .noted(format!("the slowest of {CAPTURES}, {count} processes")),
+        Line::told(NAME, "stop", stop.as_secs_f64() * 1e3, "ms").noted("all files whole"),
+        Line::bounded(NAME, "lines-missing", missing as f64, "", 0.0),
+        Line::bounded(NAME, "not-as-expected", bad as f64, "", 0.0)
+            .noted(format!("{expected_dead} were killed")),
+        Line::told(NAME, "controller-threads", held.threads as f64, ""),
+    ])
+}

@@ -1,0 +1,102 @@
+//! The bodies that every backend runs, on a real device: linked and as a plugin.
+//!
+//! A program of its own instead of cargo's: without a device it says that it was skipped.
+
+#![allow(clippy::print_stdout, reason = "says what became of each test, as cargo's programs do")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use backend_cuda::CudaBackend;
+use cuda_workload::Commands;
+use profiler_core::abi::LoadedPlugin;
+use profiler_core::backend::{BackendId, ProfilerBackend};
+use profiler_core::conformance::{self, Fixture, build_plugin};
+use profiler_core::probe::ProbeReport;
+use profiler_core::record::{ApiCall, Kernel, Memcpy, Memset, RecordKind, Row as _};
+
+type Body = fn(&dyn Fixture);
+
+const BODIES: [(&str, Body); 12] = [
+    ("hundred_cycles", conformance::hundred_cycles),
+    ("double_start_is_refused", conformance::double_start_is_refused),
+    ("stop_before_the_first_record", conformance::stop_before_the_first_record),
+    ("drop_without_stop_stops", conformance::drop_without_stop_stops),
+    ("no_rows_after_stop", conformance::no_rows_after_stop),
+    ("nothing_from_before_start", conformance::nothing_from_before_start),
+    ("two_sessions_at_once", conformance::two_sessions_at_once),
+    ("a_full_sink_is_counted_exactly", conformance::a_full_sink_is_counted_exactly),
+    ("a_closed_sink_ends_production", conformance::a_closed_sink_ends_production),
+    ("a_flush_is_visible_within_a_second", conformance::a_flush_is_visible_within_a_second),
+    ("a_panicking_sink_harms_nobody", conformance::a_panicking_sink_harms_nobody),
+    ("realtime_steps_do_not_show", conformance::realtime_steps_do_not_show),
+];
+
+/// Copies, memsets and kernels on the first device.
+fn work() {
+    static COMMANDS: OnceLock<Mutex<Commands>> = OnceLock::new();
+    let commands = COMMANDS.get_or_init(|| Mutex::new(Commands::new()));
+    let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
+    commands.ask("run mixed 100 1").expect("the device works");
+}
+
+struct Linked;
+
+impl Fixture for Linked {
+    fn backend(&self) -> Arc<dyn ProfilerBackend> {
+        Arc::new(CudaBackend::new())
+    }
+
+    fn work(&self) {
+        work();
+    }
+
+    fn expected(&self) -> Vec<RecordKind> {
+        vec![Kernel::KIND, ApiCall::KIND, Memcpy::KIND, Memset::KIND]
+    }
+}
+
+struct BehindTheDoor;
+
+impl Fixture for BehindTheDoor {
+    fn backend(&self) -> Arc<dyn ProfilerBackend> {
+        static PLUGIN: OnceLock<LoadedPlugin> = OnceLock::new();
+        let load = || {
+            let id = BackendId::parse("cuda").expect("an id");
+            profiler_core::abi::load(&build_plugin("backend-cuda-plugin"), &id)
+                .expect("the plugin loads")
+        };
+        Arc::new(PLUGIN.get_or_init(load).backend.clone())
+    }
+
+    fn work(&self) {
+        work();
+    }
+
+    fn expected(&self) -> Vec<RecordKind> {
+        Linked.expected()
+    }
+}
+
+fn main() -> ExitCode {
+    // As cargo's programs: the first free word is a part of the names of the tests to run.
+    let only = std::env::args().skip(1).find(|word| !word.starts_with("--")).unwrap_or_default();
+    if let ProbeReport::Unavailable { reason } = CudaBackend::new().probe() {
+        println!("skipped: conformance on an NVIDIA device: {}", reason.message);
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = false;
+    for (door, fixture) in [("linked", &Linked as &dyn Fixture), ("plugin", &BehindTheDoor)] {
+        for (name, body) in BODIES {
+            let name = format!("{door}::{name}");
+            if !name.contains(&only) {
+                continue;
+            }
+            let held = catch_unwind(AssertUnwindSafe(|| body(fixture))).is_ok();
+            failed |= !held;
+            println!("test {name} ... {}", if held { "ok" } else { "FAILED" });
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
