@@ -184,7 +184,7 @@ const LAG_EPOCHS: usize = 2;
 /// A stream that gave nothing for so many epochs is not waited for.
 const IDLE_EPOCHS: u64 = 4;
 /// The rows of an epoch, in bytes.
-const EPOCH_BYTES: usize = 5 << 20;
+const EPOCH_BYTES: usize = 4 << 20;
 /// A list that could hold so many times what it holds gives memory back.
 const ROOMY: usize = 4;
 /// What may be kept at most.
@@ -308,6 +308,18 @@ impl Tracks {
             return self.give_out(draw, workers, definitions, |_| u64::MAX);
         }
         Ok(())
+    }
+
+    /// Gives out all that waits of a worker of which nothing follows: it makes room for the next.
+    fn end_worker<D: Draw>(
+        &mut self,
+        worker: u32,
+        draw: &mut D,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        self.progress.retain(|(of, _), _| *of != worker);
+        self.give_out(draw, workers, definitions, |of| if of == worker { u64::MAX } else { 0 })
     }
 
     fn kept_bytes(&self) -> usize {

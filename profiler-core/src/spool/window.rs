@@ -7,7 +7,7 @@ use crate::spool::error::SpoolReadError;
 use crate::spool::format::BlockHeader;
 
 /// So much is read in one go where everything is wanted.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 256 << 10;
 /// So much is read in one go where most is passed over.
 const SKIM_BYTES: usize = 4 << 10;
 

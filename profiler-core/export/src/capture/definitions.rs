@@ -6,8 +6,10 @@
 //! share their memory.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use profiler_core::record::{
     Frame, GraphNodeDef, LaunchConfigDef, LaunchConfigId, Row as _, StackDef, StackId, StringDef,
     StringId,
@@ -37,7 +39,9 @@ pub struct Definitions {
     frames: Vec<FrameInfo>,
     frame_ids: HashMap<FrameInfo, u32>,
     nodes: Vec<Node>,
-    node_ids: HashMap<(u32, u32), u32>,
+    /// The places of `nodes`, by what they hold: a table with keys of its own is twice as big.
+    node_ids: HashTable<u32>,
+    hasher: RandomState,
     graph_nodes: HashMap<(usize, u64), StringId>,
 }
 
@@ -58,7 +62,7 @@ pub struct FrameInfo {
     pub line: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Node {
     parent: u32,
     frame: u32,
@@ -76,7 +80,8 @@ impl Default for Definitions {
             frames: Vec::new(),
             frame_ids: HashMap::new(),
             nodes: vec![Node { parent: 0, frame: 0 }],
-            node_ids: HashMap::new(),
+            node_ids: HashTable::new(),
+            hasher: RandomState::new(),
             graph_nodes: HashMap::new(),
         }
     }
@@ -225,14 +230,25 @@ impl Definitions {
             if frame == next_frame {
                 self.frames.push(info);
             }
-            let next_node = self.nodes.len() as u32;
-            let child = *self.node_ids.entry((node, frame)).or_insert(next_node);
-            if child == next_node {
-                self.nodes.push(Node { parent: node, frame });
-            }
-            node = child;
+            node = self.child(Node { parent: node, frame });
         }
         StackId(node)
+    }
+
+    /// The place of a node, which may be new.
+    fn child(&mut self, node: Node) -> u32 {
+        let Self { nodes, node_ids, hasher, .. } = self;
+        let next = nodes.len() as u32;
+        let entry = node_ids.entry(
+            hasher.hash_one(node),
+            |place| nodes[*place as usize] == node,
+            |place| hasher.hash_one(nodes[*place as usize]),
+        );
+        let place = *entry.or_insert(next).get();
+        if place == next {
+            nodes.push(node);
+        }
+        place
     }
 
     pub(super) fn name_graph_node(&mut self, worker: usize, node: u64, name: &str) {

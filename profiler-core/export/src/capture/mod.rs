@@ -257,6 +257,19 @@ pub trait Consumer {
     fn steps(&mut self, place: &Place<'_>, rows: &[Step]) -> io::Result<()> {
         Ok(())
     }
+    /// After the last row of one worker: none of it follows, others' rows may.
+    ///
+    /// # Errors
+    ///
+    /// Any ends the reading.
+    fn worker_end(
+        &mut self,
+        worker: usize,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        Ok(())
+    }
     /// After the last row.
     ///
     /// # Errors
@@ -514,7 +527,7 @@ impl Capture {
         };
         self.readers[index].take_waiting(&mut sink, 0)?;
         self.readers[index].release();
-        Ok(())
+        consumer.worker_end(index, &self.workers, &self.definitions).map_err(CaptureError::Consumer)
     }
 
     fn count_left_out(&mut self) {

@@ -200,6 +200,20 @@ impl<D: Draw> Consumer for Timeline<D> {
         Ok(())
     }
 
+    fn worker_end(
+        &mut self,
+        worker: usize,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        if let Some(known) = self.workers.get_mut(worker)
+            && let Some(newest) = workers.get(worker)
+        {
+            known.clone_from(newest);
+        }
+        self.tracks.end_worker(worker as u32, &mut self.draw, &self.workers, definitions)
+    }
+
     fn end(&mut self, workers: &[Worker], definitions: &Definitions) -> io::Result<()> {
         self.workers = workers.to_vec();
         for (worker, step) in std::mem::take(&mut self.steps) {

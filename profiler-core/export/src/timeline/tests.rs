@@ -146,6 +146,25 @@ fn instants_and_empty_slices_keep_the_order() {
     assert_eq!((draw.lanes.len(), draw.slices.len()), (1, 5));
 }
 
+/// What follows of other workers finds room, and the horizon of the one that ended is nobody's.
+#[test]
+fn a_worker_that_ended_leaves_nothing_waiting() {
+    let (mut tracks, mut draw) = (Tracks::new(), Recorder::default());
+    for start in 1..=100 {
+        push(&mut tracks, STREAM, start * 10, start * 10 + 5);
+        push(&mut tracks, THREAD, start * 10, start * 10 + 5);
+    }
+    tracks.advance(0, 3, 1000);
+    tracks.end_worker(1, &mut draw, &workers(), &Definitions::default()).unwrap();
+    assert_eq!(tracks.kept_items, 200, "another's end is not its own");
+    tracks.end_worker(0, &mut draw, &workers(), &Definitions::default()).unwrap();
+    assert_eq!((tracks.kept_items, tracks.arena.bytes(), tracks.progress.len()), (0, 0, 0));
+    let room: usize = tracks.tracks.iter().map(|track| track.items.capacity()).sum();
+    assert_eq!(room, 0);
+    let counts = finish(tracks, &mut draw);
+    assert_eq!((counts, draw.slices.len()), (TimelineCounts::default(), 200));
+}
+
 proptest! {
     /// Whatever the rows and whenever they are given out, no lane has an overlap and none is lost.
     #[test]
