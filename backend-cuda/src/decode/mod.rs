@@ -8,13 +8,14 @@ mod correlations;
 mod devices;
 mod rows;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use profiler_core::record::{
     ApiCall, ApiDomain, ContextDef, HeapRef, Kernel, LaunchConfigDef, LaunchConfigId, Memcpy,
     Memset, Overhead, StreamDef, StringDef, StringId, Synchronization, flag,
 };
 use profiler_core::sink::{Emit, RecordSink, StreamId};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::cupti::layout::{
     self, Raw, api, context, domain, kernel, kind, memcpy, memset, overhead, peer, stream,
@@ -41,14 +42,14 @@ pub(crate) trait Names {
 pub(crate) struct Decoder {
     out: StreamId,
     /// Names by address, with their bytes: an address may be used again for another name.
-    kernel_names: HashMap<u64, (Box<[u8]>, StringId)>,
+    kernel_names: FxHashMap<u64, (Box<[u8]>, StringId)>,
     /// Names by text.
-    strings: HashMap<Box<[u8]>, StringId>,
-    functions: HashMap<(u32, u32), Function>,
-    configs: HashMap<ConfigKey, LaunchConfigId>,
-    streams: HashSet<(u32, u32)>,
+    strings: FxHashMap<Box<[u8]>, StringId>,
+    functions: FxHashMap<(u32, u32), Function>,
+    configs: FxHashMap<ConfigKey, LaunchConfigId>,
+    streams: FxHashSet<(u32, u32)>,
     /// The device of each context.
-    contexts: HashMap<u32, u32>,
+    contexts: FxHashMap<u32, u32>,
     next_string: u32,
     next_config: u32,
     correlations: Correlations,
@@ -125,12 +126,12 @@ impl Decoder {
     pub(crate) fn new(out: StreamId, calls: Calls) -> Self {
         Self {
             out,
-            kernel_names: HashMap::new(),
-            strings: HashMap::new(),
-            functions: HashMap::new(),
-            configs: HashMap::new(),
-            streams: HashSet::new(),
-            contexts: HashMap::new(),
+            kernel_names: FxHashMap::default(),
+            strings: FxHashMap::default(),
+            functions: FxHashMap::default(),
+            configs: FxHashMap::default(),
+            streams: FxHashSet::default(),
+            contexts: FxHashMap::default(),
             next_string: 1,
             next_config: 1,
             correlations: Correlations::default(),
