@@ -151,6 +151,47 @@ fn the_commands_of_the_page_for_servers_are_understood() {
 }
 
 #[test]
+fn the_commands_of_the_guide_are_understood() {
+    let mut read = [0; 2];
+    for line in lines_of("docs/user-guide.md") {
+        if let Some(words) = line.strip_prefix("omniprof ") {
+            read[0] += 1;
+            understands(words);
+        } else if let Some(call) = line.strip_prefix("curl ") {
+            read[1] += 1;
+            calls(call);
+        } else {
+            panic!("who reads {line:?}?");
+        }
+    }
+    assert!(read[0] >= 25 && read[1] >= 5, "{read:?}");
+}
+
+#[test]
+fn the_lines_of_rust_in_the_guide_are_those_of_the_examples() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let examples = ["examples/offline.rs", "agent/examples/embed.rs"]
+        .map(|file| std::fs::read_to_string(root.join(file)).unwrap())
+        .concat();
+    let guide = std::fs::read_to_string(root.join("../docs/user-guide.md")).unwrap();
+    let mut language = None;
+    let mut lines = 0;
+    for line in guide.lines() {
+        match (line.strip_prefix("```"), language) {
+            (Some(word), None) => language = Some(word),
+            (Some(_), Some(_)) => language = None,
+            (None, Some("rust")) => {
+                lines += 1;
+                let known = examples.lines().any(|known| known.trim() == line.trim());
+                assert!(known, "{line:?} stands in no example");
+            }
+            _ => {}
+        }
+    }
+    assert!(lines >= 8, "{lines}");
+}
+
+#[test]
 fn the_commands_of_the_readme_are_understood() {
     let mut read = [0; 3];
     for line in lines_of("README.md") {
