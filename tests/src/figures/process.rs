@@ -4,6 +4,7 @@ mod injected;
 mod joining;
 mod killed;
 mod plugin_door;
+mod size;
 
 use super::FigureEntry;
 use super::role::Role;
@@ -14,6 +15,7 @@ pub fn figures() -> Vec<FigureEntry> {
     let mut figures = joining::figures();
     figures.extend(killed::figures());
     figures.extend(plugin_door::figures());
+    figures.extend(size::figures());
     figures
 }
 
