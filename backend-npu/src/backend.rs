@@ -7,19 +7,21 @@ use std::time::Duration;
 use profiler_core::backend::{BackendId, ProfileSession, ProfilerBackend, SessionConfig};
 use profiler_core::clock::ClockSource;
 use profiler_core::error::{BackendError, chain};
-use profiler_core::probe::{DeviceInfo, ProbeReport, UnavailableReason};
+use profiler_core::probe::{ProbeReport, UnavailableReason};
 use profiler_core::sink::RecordSink;
 
+use crate::aclprof::library::Aclprof;
 use crate::decode::Devices;
 use crate::machine::{Machine, VISIBLE_DEVICES, VisibleDevices};
-use crate::mspti::capture::Target;
 use crate::mspti::library::Mspti;
 use crate::mspti::locate::{self, Homes};
-use crate::options::Options;
+use crate::options::{CapturePath, Options};
 use crate::preflight::{self, Progress, Trial, Tried};
 use crate::preload;
-use crate::session::NpuSession;
+use crate::raw_dir::RawDir;
+use crate::session::{NpuSession, Target};
 use crate::trial::{Capabilities, Failure};
+use crate::{aclprof, mspti, torch_npu};
 
 /// The environment variable that names the folder below which devices and driver are looked for.
 const ROOT_VARIABLE: &str = "OMNIPROF_NPU_ROOT";
@@ -41,6 +43,7 @@ pub struct NpuBackend {
 #[derive(Default)]
 struct State {
     loaded: Option<Arc<Mspti>>,
+    aclprof: Option<Arc<Aclprof>>,
     running: Option<(Tried, Trial)>,
     tried: Option<(Tried, Result<Capabilities, Failure>)>,
 }
@@ -131,6 +134,17 @@ impl NpuBackend {
         })?;
         let opened = Arc::new(opened);
         state.loaded = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// The process's aclprof; opened once, never closed.
+    fn aclprof(&self) -> Result<Arc<Aclprof>, BackendError> {
+        let mut state = self.state();
+        if let Some(loaded) = &state.aclprof {
+            return Ok(Arc::clone(loaded));
+        }
+        let opened = Arc::new(Aclprof::open(&Homes::of_this_process(None), &self.root)?);
+        state.aclprof = Some(Arc::clone(&opened));
         Ok(opened)
     }
 
@@ -249,19 +263,30 @@ impl NpuBackend {
                 "unset ASCEND_RT_VISIBLE_DEVICES or name a device in it",
             ));
         }
-        if let Some(chip) = machine.without_mspti() {
-            return Err(UnavailableReason {
-                code: "not_supported_yet".to_owned(),
-                message: format!(
-                    "{chip} ({driver}) has no MSPTI; it can be recorded through aclprof alone, \
-                     which this release does not do"
-                ),
-                remedy: "record the host's side with the `cpu` backend, which works beside any \
-                         device, and the chip with `msprof`"
-                    .to_owned(),
-            });
-        }
         Ok(machine)
+    }
+
+    /// Where aclprof is, for a machine that is recorded through it; nothing is loaded.
+    fn aclprof_note(&self) -> Result<String, Failure> {
+        let homes = Homes::of_this_process(None);
+        let places = ["libmsprofiler.so", "libascendcl.so"];
+        let places = places.iter().flat_map(|name| homes.libraries(name, &self.root));
+        match places.into_iter().find(|place| place.is_file()) {
+            Some(place) => Ok(format!(
+                "recorded through aclprof ({}): raw files beside the spool, which `msprof` makes a \
+                 trace of after the stop",
+                place.display()
+            )),
+            None => Err(Failure {
+                code: "library_missing".to_owned(),
+                message: "it is recorded through aclprof, and neither libmsprofiler.so nor \
+                          libascendcl.so was found"
+                    .to_owned(),
+                remedy: "install the CANN toolkit and source its set_env.sh before the worker \
+                         starts"
+                    .to_owned(),
+            }),
+        }
     }
 
     fn look(&self) -> Result<ProbeReport, UnavailableReason> {
@@ -277,17 +302,24 @@ impl NpuBackend {
             ),
             remedy: failure.remedy,
         };
+        let configured = Options::of_environment()?;
+        let mut notes = vec![machine.driver_text()];
+        notes.extend(machine.numbers_note());
+        match configured.choose(machine.without_mspti().is_none()) {
+            Ok(CapturePath::Mspti) | Err(_) => {}
+            Ok(CapturePath::Aclprof) => {
+                notes.push(self.aclprof_note().map_err(reason)?);
+                return Ok(machine.available(notes));
+            }
+            Ok(CapturePath::TorchNpu) => {
+                notes.push(torch_npu::note());
+                return Ok(machine.available(notes));
+            }
+        }
         // MSPTI learns the names of kernels as they are registered: it is loaded before the
         // application registers them, and subscribed when a capture starts.
-        let configured = Options::library_of_environment();
-        let mspti = self.mspti(configured, PROBE_PATIENCE).map_err(reason)?;
-        let mut notes = vec![machine.driver_text(), format!("MSPTI by {}", mspti.path.display())];
-        if VisibleDevices::parse(machine.visible.as_deref()).renumbers() {
-            notes.push(format!(
-                "{VISIBLE_DEVICES} renumbers devices, which Ascend does not support together with \
-                 profiling; records carry the driver's numbers"
-            ));
-        }
+        let mspti = self.mspti(configured.library, PROBE_PATIENCE).map_err(reason)?;
+        notes.push(format!("MSPTI by {}", mspti.path.display()));
         if !preload::is_preloaded() {
             notes.push(format!(
                 "allocations and copies are recorded only if the worker starts with \
@@ -295,13 +327,7 @@ impl NpuBackend {
                 mspti.path.display()
             ));
         }
-        let name = machine.chip_name();
-        let devices = machine.devices.iter().map(|number| DeviceInfo {
-            index: *number,
-            name: name.to_owned(),
-            uuid: String::new(),
-        });
-        Ok(ProbeReport::Available { devices: devices.collect(), notes })
+        Ok(machine.available(notes))
     }
 }
 
@@ -329,40 +355,55 @@ impl ProfilerBackend for NpuBackend {
         if config.target_pid.is_some_and(|pid| pid != std::process::id()) {
             return Err(BackendError::InvalidConfig {
                 field: "target_pid".to_owned(),
-                reason: "MSPTI records the process that it is loaded in, and no other".to_owned(),
+                reason: "Ascend's profilers record the process that they are loaded in, and no other".to_owned(),
             });
         }
         let options = Options::parse(config)?;
         refuse_beside_msprof()?;
-        let unavailable = |code: String, message: String, remedy: String| {
-            let message = match remedy.as_str() {
-                "" => message,
-                remedy => format!("{message}: {remedy}"),
-            };
-            BackendError::Unavailable { code, message }
+        torch_npu::library::refuse_beside_its_profiler()?;
+        let machine = self.devices().map_err(|reason| unavailable(reason.into()))?;
+        let visible = VisibleDevices::parse(machine.visible.as_deref());
+        // Made now: whoever exports the spool asks for it once the session is armed.
+        let raw_dir = |options: &Options| {
+            RawDir::make(options.raw_dir.as_deref(), config.raw_dir.as_deref()).map(Arc::new)
         };
-        let machine = self
-            .devices()
-            .map_err(|reason| unavailable(reason.code, reason.message, reason.remedy))?;
-        let mspti = self
-            .mspti(options.library, self.limit)
-            .map_err(|failure| unavailable(failure.code, failure.message, failure.remedy))?;
-        let devices = Devices {
-            name: machine.chip_name().to_owned(),
-            visible: VisibleDevices::parse(machine.visible.as_deref()),
-        };
-        let target = Target {
-            mspti,
-            sink,
-            clock,
-            preset: config.preset,
-            memory: config.memory,
-            max_buffer_bytes: config.max_buffer_bytes,
-            devices,
+        let target = match options.choose(machine.without_mspti().is_none())? {
+            CapturePath::Mspti => Target::Mspti(mspti::capture::Target {
+                mspti: self.mspti(options.library, self.limit).map_err(unavailable)?,
+                sink,
+                clock,
+                preset: config.preset,
+                memory: config.memory,
+                max_buffer_bytes: config.max_buffer_bytes,
+                devices: Devices { name: machine.chip_name().to_owned(), visible },
+            }),
+            CapturePath::Aclprof => Target::Aclprof(aclprof::capture::Target {
+                library: self.aclprof()?,
+                sink,
+                preset: config.preset,
+                memory: config.memory,
+                visible,
+                raw: raw_dir(&options)?,
+                options,
+            }),
+            CapturePath::TorchNpu => Target::TorchNpu(torch_npu::capture::Target {
+                sink,
+                raw: raw_dir(&options)?,
+                config: config.clone(),
+                options,
+            }),
         };
         let session = NpuSession::open(target, Duration::from_millis(config.drain_ms))?;
         Ok(Box::new(session))
     }
+}
+
+fn unavailable(failure: Failure) -> BackendError {
+    let message = match failure.remedy.as_str() {
+        "" => failure.message,
+        remedy => format!("{}: {remedy}", failure.message),
+    };
+    BackendError::Unavailable { code: failure.code, message }
 }
 
 /// `msprof` sets these for the processes that it records; a second profiler would lose its data.

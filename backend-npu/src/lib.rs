@@ -8,6 +8,7 @@
 //! **No device has run this.** It was written from the vendor's documentation, its published
 //! sources and observations of its host side, and is proved on a stand-in (`tests/fakes`).
 
+mod aclprof;
 mod address_map;
 mod backend;
 mod chip;
@@ -18,10 +19,12 @@ mod options;
 mod preflight;
 mod preload;
 mod ranges;
+mod raw_dir;
 #[doc(hidden)]
 pub mod replay;
 mod replays;
 mod session;
+mod torch_npu;
 mod trial;
 
 pub use backend::NpuBackend;

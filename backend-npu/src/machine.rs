@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use profiler_core::probe::{DeviceInfo, ProbeReport};
+
 use crate::chip::{self, Chip};
 
 /// The environment variable that chooses devices for a process.
@@ -63,6 +65,27 @@ impl Machine {
         self.chips.iter().all(|chip| !chip.has_mspti).then_some(first.name)
     }
 
+    /// What a person should know of the numbers of devices.
+    pub(crate) fn numbers_note(&self) -> Option<String> {
+        VisibleDevices::parse(self.visible.as_deref()).renumbers().then(|| {
+            format!(
+                "{VISIBLE_DEVICES} renumbers devices, which Ascend does not support together with \
+                 profiling; records carry the driver's numbers"
+            )
+        })
+    }
+
+    /// The devices, as a probe tells them.
+    pub(crate) fn available(&self, notes: Vec<String>) -> ProbeReport {
+        let name = self.chip_name();
+        let devices = self.devices.iter().map(|number| DeviceInfo {
+            index: *number,
+            name: name.to_owned(),
+            uuid: String::new(),
+        });
+        ProbeReport::Available { devices: devices.collect(), notes }
+    }
+
     /// The driver in words.
     pub(crate) fn driver_text(&self) -> String {
         match (&self.driver, self.library) {
@@ -89,6 +112,14 @@ impl VisibleDevices {
         self.0.get(own as usize).copied().unwrap_or(own)
     }
 
+    /// The process's number of the driver's device; `None` = it is hidden from the process.
+    pub(crate) fn own_number(&self, driver: u32) -> Option<u32> {
+        if self.0.is_empty() {
+            return Some(driver);
+        }
+        (0..).zip(&self.0).find_map(|(own, number)| (*number == driver).then_some(own))
+    }
+
     /// Whether the process's numbers differ from the driver's.
     pub(crate) fn renumbers(&self) -> bool {
         (0..).zip(&self.0).any(|(own, driver)| own != *driver)
@@ -97,13 +128,20 @@ impl VisibleDevices {
 
 /// Whether this process has a device open, as its open files show.
 pub(crate) fn has_device_open() -> bool {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return false };
-    entries.flatten().any(|entry| {
-        let Ok(path) = std::fs::read_link(entry.path()) else { return false };
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| device_number(name).is_some())
-    })
+    !open_devices().is_empty()
+}
+
+/// The driver's numbers of the devices that this process has open, as its open files show.
+pub(crate) fn open_devices() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let number = |entry: std::fs::DirEntry| {
+        let path = std::fs::read_link(entry.path()).ok()?;
+        device_number(path.file_name()?.to_str()?)
+    };
+    let mut numbers: Vec<u32> = entries.flatten().filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// The number in the name of a device's node.
@@ -141,6 +179,8 @@ mod tests {
         let list = VisibleDevices::parse(Some("4, 6"));
         assert_eq!([0, 1, 2].map(|own| list.driver_number(own)), [4, 6, 2]);
         assert!(list.renumbers());
+        assert_eq!([4, 6, 5].map(|driver| list.own_number(driver)), [Some(0), Some(1), None]);
+        assert_eq!(VisibleDevices::parse(None).own_number(5), Some(5));
         for same in [None, Some("0,1"), Some(""), Some("all"), Some("1,x")] {
             assert!(!VisibleDevices::parse(same).renumbers(), "{same:?}");
         }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use profiler_core::backend::{ProfileSession, SessionSummary};
 use profiler_core::error::BackendError;
 
-use crate::mspti::capture::{Capture, Target};
+use crate::{aclprof, mspti, torch_npu};
 
-/// MSPTI serves one session at a time in a process.
+/// Ascend's profilers exclude one another in a process: one session at a time, whatever its path.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The process's one place for a session.
@@ -26,6 +26,46 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         TAKEN.store(false, Ordering::Release);
+    }
+}
+
+/// What a capture is made of, on one of the three paths.
+pub(crate) enum Target {
+    Mspti(mspti::capture::Target),
+    Aclprof(aclprof::capture::Target),
+    TorchNpu(torch_npu::capture::Target),
+}
+
+/// A capture that runs.
+enum Capture {
+    Mspti(mspti::capture::Capture),
+    Aclprof(aclprof::capture::Capture),
+    TorchNpu(torch_npu::capture::Capture),
+}
+
+impl Capture {
+    fn begin(target: &Target) -> Result<Self, BackendError> {
+        Ok(match target {
+            Target::Mspti(target) => Self::Mspti(mspti::capture::Capture::begin(target)?),
+            Target::Aclprof(target) => Self::Aclprof(aclprof::capture::Capture::begin(target)?),
+            Target::TorchNpu(target) => Self::TorchNpu(torch_npu::capture::Capture::begin(target)?),
+        })
+    }
+
+    fn flush(&self) -> Result<(), BackendError> {
+        match self {
+            Self::Mspti(capture) => capture.flush(),
+            // Both write files of their own, which are read after the stop.
+            Self::Aclprof(_) | Self::TorchNpu(_) => Ok(()),
+        }
+    }
+
+    fn end(self, drain: Duration) -> Result<SessionSummary, BackendError> {
+        match self {
+            Self::Mspti(capture) => capture.end(drain),
+            Self::Aclprof(capture) => capture.end(),
+            Self::TorchNpu(capture) => capture.end(),
+        }
     }
 }
 

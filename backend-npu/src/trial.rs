@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 use profiler_core::error::chain;
+use profiler_core::probe::UnavailableReason;
 use serde::{Deserialize, Serialize};
 
 use crate::mspti::buffers::{buffer_completed, buffer_requested};
@@ -51,6 +52,12 @@ pub(crate) struct Failure {
     pub(crate) code: String,
     pub(crate) message: String,
     pub(crate) remedy: String,
+}
+
+impl From<UnavailableReason> for Failure {
+    fn from(reason: UnavailableReason) -> Self {
+        Self { code: reason.code, message: reason.message, remedy: reason.remedy }
+    }
 }
 
 /// The libraries that libmspti needs, and functions that it calls.

@@ -114,6 +114,11 @@ pub struct SessionConfig {
     pub max_buffer_bytes: u64,
     /// How long `stop` may wait for records that the driver still holds.
     pub drain_ms: u64,
+    /// A directory beside the spool that a backend may make, where a vendor's own tool writes what
+    /// it records into files; `None` = the spool's place is not known. Whoever exports the spool
+    /// looks there for what has to be imported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_dir: Option<std::path::PathBuf>,
     /// Settings of one backend alone, by its id and their names.
     pub options: std::collections::BTreeMap<String, serde_json::Value>,
 }
@@ -133,6 +138,7 @@ impl Default for SessionConfig {
             memory: false,
             max_buffer_bytes: 256 << 20,
             drain_ms: 500,
+            raw_dir: None,
             options: std::collections::BTreeMap::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! An Ascend machine that consists of stand-ins: device nodes, a libmspti and its companions.
+//! An Ascend machine that consists of stand-ins: device nodes, libmspti and its companions, aclprof, msprof.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,9 +45,19 @@ impl NpuStandIn {
             std::fs::create_dir_all(dir)?;
         }
         std::fs::copy(built.join("libfake_mspti.so"), this.library())?;
-        for companion in ["libprofapi.so", "libascendalog.so", "libascend_hal.so"] {
+        for companion in [
+            "libprofapi.so",
+            "libascendalog.so",
+            "libascend_hal.so",
+            "libascendcl.so",
+            "libmsprofiler.so",
+            "libtorch_npu.so",
+        ] {
             std::fs::copy(built.join("libfake_ascend.so"), lib.join(companion))?;
         }
+        let programs = this.home.join("tools/profiler/bin");
+        std::fs::create_dir_all(&programs)?;
+        std::fs::copy(built.join("fake-msprof"), programs.join("msprof"))?;
         for node in ["davinci0", "davinci_manager"] {
             std::fs::write(this.root.join("dev").join(node), "")?;
         }
@@ -79,6 +89,7 @@ impl NpuStandIn {
             .env("OMNIPROF_NPU_ROOT", &self.root)
             .env("ASCEND_HOME_PATH", &self.home)
             .env("FAKE_MSPTI_WORK", kernels.to_string())
+            .env("FAKE_ACL_WORK", kernels.to_string())
             .env("FAKE_MSPTI_LEDGER", &self.ledgers);
     }
 

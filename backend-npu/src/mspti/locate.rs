@@ -60,14 +60,30 @@ impl Homes {
     }
 }
 
+impl Homes {
+    /// The files to look for of another library of CANN's, and last its name alone.
+    pub(crate) fn libraries(&self, name: &str, root: &Path) -> Vec<PathBuf> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let named = [&self.home, &self.toolkit].into_iter().flatten().map(PathBuf::from);
+        let homes = named.chain(DEFAULT_HOMES.iter().map(|home| root.join(home)));
+        let files = homes.map(|home| home.join("lib64").join(name)).filter(|path| path.is_file());
+        mapped_library(&maps, name).into_iter().chain(files).chain([PathBuf::from(name)]).collect()
+    }
+}
+
 /// The libmspti that is mapped into the process, given its `/proc/self/maps`.
 pub(crate) fn mapped(maps: &str) -> Option<PathBuf> {
+    mapped_library(maps, NAME)
+}
+
+/// The file of that name that is mapped into the process, given its `/proc/self/maps`.
+pub(crate) fn mapped_library(maps: &str, name: &str) -> Option<PathBuf> {
     maps.lines().find_map(|line| {
         let path = line.get(line.find('/')?..)?;
         // A file that was replaced on disk is marked; its copy in memory has no path any more.
         let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path));
-        let name = path.file_name()?.to_str()?;
-        name.starts_with(NAME).then(|| path.to_owned())
+        let file = path.file_name()?.to_str()?;
+        file.starts_with(name).then(|| path.to_owned())
     })
 }
 

@@ -117,7 +117,14 @@ pub(crate) fn install(name: &str) -> FakeCann {
         std::fs::copy(target.join("debug").join(from), to).expect("a copy of the stand-in");
     };
     copy("libfake_mspti.so", "libmspti.so");
-    for companion in ["libprofapi.so", "libascendalog.so", "libascend_hal.so"] {
+    for companion in [
+        "libprofapi.so",
+        "libascendalog.so",
+        "libascend_hal.so",
+        "libascendcl.so",
+        "libmsprofiler.so",
+        "libtorch_npu.so",
+    ] {
         copy("libfake_ascend.so", companion);
     }
     std::fs::create_dir_all(root.join("dev")).expect("a folder");

@@ -6,7 +6,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use profiler_export::capture::{Capture, CaptureOptions};
-use profiler_export::import::{ImportError, ImportReport, import, is_foreign};
+use profiler_export::import::{
+    ImportError, ImportReport, device_records, import, is_foreign, raw_traces,
+};
 use profiler_export::summary::{Summary, SummaryOptions, summarize};
 use profiler_export::{ExportRequest, TraceFormat};
 
@@ -190,6 +192,134 @@ fn what_was_imported_is_exported_again_and_merged_with_others() {
     assert_eq!(kernels.iter().map(|row| row.total_us).sum::<f64>(), 40.375 + 30.75);
 }
 
+/// A worker's spool whose window is so many microseconds from 1719384920 s on, and the directory
+/// beside it.
+fn worker(dir: &Path, window_us: u32) -> (PathBuf, PathBuf) {
+    let event = |at: u32| {
+        format!(
+            r#"{{"ph":"X","cat":"cpu_op","name":"op","pid":4242,"tid":1,"ts":{at},"dur":0.001}}"#
+        )
+    };
+    let text = format!(
+        r#"{{"baseTimeNanoseconds": 1719384920000000000, "distributedInfo": {{"rank": 5}},
+            "traceEvents": [{}, {}]}}"#,
+        event(0),
+        event(window_us)
+    );
+    let spool = dir.join("a.spool");
+    import(&write(dir, "host.json", &text), &spool).unwrap();
+    (spool, dir.join("a.raw"))
+}
+
+/// Nobody waits.
+fn no_patience() -> bool {
+    false
+}
+
+#[test]
+fn what_a_vendors_tool_recorded_beside_a_spool_belongs_to_its_worker_and_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 130);
+    assert_eq!(device_records(&spool, &mut no_patience), Default::default());
+    let place = raw.join("PROF_000001_20240626144840_ABCDEFGH");
+    write(&place, "mindstudio_profiler_output/msprof_20240626.json", &npu_trace());
+    // An older export, and tables, are not read.
+    write(&place, "mindstudio_profiler_output/msprof_20240625.json", "[]");
+    write(&place, "mindstudio_profiler_output/op_summary_20240626.csv", "Op Name\n");
+    assert!(!raw_traces(&spool)[0].is_imported);
+    let found = device_records(&spool, &mut no_patience);
+    assert_eq!((found.spools.len(), found.notes.len()), (1, 0), "{found:?}");
+    assert!(raw_traces(&spool)[0].is_imported);
+    // The second time nothing is made anew.
+    let modified = |path: &Path| path.metadata().unwrap().modified().unwrap();
+    let made = modified(&found.spools[0]);
+    assert_eq!(device_records(&spool, &mut no_patience), found);
+    assert_eq!(modified(&found.spools[0]), made);
+
+    let spools = [vec![spool], found.spools].concat();
+    let mut capture = Capture::open(spools, CaptureOptions::default()).unwrap();
+    let summary = summarize(&mut capture, SummaryOptions::default()).unwrap();
+    assert_eq!(summary.workers.len(), 2);
+    let device = summary.workers.iter().find(|own| own.title.ends_with(", device")).unwrap();
+    assert_eq!((device.rank, device.pid), (Some(5), 4242));
+    assert_eq!(device.tables.kernels[0].total_us, 30.75);
+    // The collective began behind the window's end.
+    assert!(device.tables.communication.is_empty(), "{:?}", device.tables.communication);
+    assert!(capture.counts().outside_window > 0);
+}
+
+#[test]
+fn slices_of_a_timeline_are_all_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    let place = raw.join("PROF_000001_20240626144840_ABCDEFGH/mindstudio_profiler_output");
+    write(&place, "msprof_slice_0_20240626.json", &npu_trace());
+    write(&place, "msprof_slice_1_20240626.json", &npu_trace());
+    let found = device_records(&spool, &mut no_patience);
+    assert_eq!((found.spools.len(), found.notes.len()), (2, 0), "{found:?}");
+}
+
+#[test]
+fn raw_data_that_becomes_no_trace_is_named_with_the_command_to_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    let place = raw.join("PROF_000001_20240626144840_ABCDEFGH");
+    write(&place, "mindstudio_profiler_output/msprof_20240626.json", "no JSON");
+    let found = device_records(&spool, &mut no_patience);
+    assert_eq!(found.spools.len(), 0);
+    let command = format!("`msprof --export=on --type=text --output={}`", place.display());
+    assert!(found.notes[0].contains(&command), "{found:?}");
+    assert!(found.notes[0].contains("no list of trace events"), "{found:?}");
+    // Half an import is none.
+    assert!(raw_traces(&spool).iter().all(|trace| !trace.is_imported));
+
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    let place = raw.join("host_1_20240626_ascend_pt");
+    write(&place, "FRAMEWORK/torch.op_range", "raw");
+    write(&raw, "analyse.log", "[WARNING] something\nRuntimeError: no CANN\n");
+    let found = device_records(&spool, &mut no_patience);
+    assert!(found.notes[0].contains("RuntimeError: no CANN"), "{found:?}");
+    assert!(found.notes[0].contains("analyse('"), "{found:?}");
+    // Somebody analyses it, and the next look takes it.
+    write(&place, "ASCEND_PROFILER_OUTPUT/trace_view.json", &npu_trace());
+    std::fs::remove_file(raw.join("analyse.log")).unwrap();
+    assert_eq!(device_records(&spool, &mut no_patience).spools.len(), 1);
+}
+
+#[test]
+fn an_analysis_that_runs_is_waited_for_until_called_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    write(&raw, "host_1_20240626_ascend_pt/FRAMEWORK/torch.op_range", "raw");
+    let lock = std::fs::File::create(raw.join("analyse.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut asked = 0;
+    let found = device_records(&spool, &mut || {
+        asked += 1;
+        asked < 3
+    });
+    assert_eq!(asked, 3);
+    assert!(found.notes[0].contains("called off"), "{found:?}");
+}
+
+#[test]
+fn links_and_strange_names_beside_a_spool_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    let elsewhere = dir.path().join("elsewhere");
+    let place = elsewhere.join("PROF_000001_20240626144840_ABCDEFGH");
+    write(&place, "mindstudio_profiler_output/msprof_20240626.json", &npu_trace());
+    std::os::unix::fs::symlink(&elsewhere, &raw).unwrap();
+    assert_eq!(device_records(&spool, &mut no_patience), Default::default());
+    std::fs::remove_file(&raw).unwrap();
+    std::fs::create_dir(&raw).unwrap();
+    std::os::unix::fs::symlink(&place, raw.join("PROF_1")).unwrap();
+    std::fs::write(raw.join("PROF_2"), "a file").unwrap();
+    std::fs::create_dir(raw.join("other")).unwrap();
+    assert_eq!(device_records(&spool, &mut no_patience), Default::default());
+}
+
 #[test]
 fn what_is_no_trace_says_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
@@ -199,6 +329,7 @@ fn what_is_no_trace_says_what_it_lacks() {
         ("no JSON", "no list of trace events"),
         ("{\"a\": 1}", "no list of trace events"),
         ("[]", "no list of trace events"),
+        ("SQLite format 3\0 and more", "--type=text"),
         (r#"[{"ph":"M","name":"process_name"}]"#, "instant"),
     ] {
         let error = import(&write(dir.path(), "x.json", text), &spool).unwrap_err();

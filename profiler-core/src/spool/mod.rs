@@ -38,6 +38,10 @@ pub use sink::LogFn;
 pub use skipped::{DamagedRange, Skipped};
 pub use writer::{RowSource, SpoolOptions, SpoolWriter};
 
+/// What the name of a directory ends with that lies beside a spool and holds what a vendor's tool
+/// recorded in files of its own.
+pub const RAW_EXTENSION: &str = "raw";
+
 /// What is known when the file is made; what comes later is a fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpoolHeader {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use profiler_core::descriptor::raise;
 use profiler_core::error::{BackendError, chain};
 use profiler_core::probe::ProbeReport;
 use profiler_core::schedule::{Machine, StepSource};
-use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriteError, SpoolWriter};
+use profiler_core::spool::{
+    RAW_EXTENSION, SpoolHeader, SpoolOptions, SpoolWriteError, SpoolWriter,
+};
 
 use crate::core::Core;
 use crate::cost::OwnTime;
@@ -72,7 +75,8 @@ pub(crate) fn arm(
     }
     let is_enabled = machine.is_enabled();
     let named = Named::default();
-    let opened = plan.open(core, &arm, &writer, &named, is_enabled)?;
+    let raw_dir = spool_path.as_deref().map(|path| path.with_extension(RAW_EXTENSION));
+    let opened = plan.open(core, &arm, &writer, &named, raw_dir, is_enabled)?;
     let Opened { sessions, backend, why, degraded, notes } = opened;
 
     let terms = Terms {
@@ -225,9 +229,11 @@ impl Plan {
         arm: &Arm,
         writer: &SpoolWriter,
         named: &Named,
+        raw_dir: Option<PathBuf>,
         start: bool,
     ) -> Result<Opened, WorkerError> {
-        let config = SessionConfig { target_pid: core.target, ..arm.capture.session.clone() };
+        let target_pid = core.target;
+        let config = SessionConfig { target_pid, raw_dir, ..arm.capture.session.clone() };
         let open = |id: &BackendId| -> Result<OpenSession, BackendError> {
             let sink = Arc::new(Listening { sink: writer.sink(), named: Arc::clone(named) });
             let mut session = core.backends.open(id, &config, sink, Arc::clone(&core.clock))?;

@@ -45,7 +45,7 @@ pub(super) fn run(args: &ExportArgs, out: &Output) -> Result<Exit, CommandError>
         from_ms: args.from,
         to_ms: args.to,
     };
-    carry_out(&task, args.json, out)
+    carry_out(&task, &imported.notes, args.json, out)
 }
 
 pub(super) fn merge(args: &MergeArgs, out: &Output) -> Result<Exit, CommandError> {
@@ -60,7 +60,7 @@ pub(super) fn merge(args: &MergeArgs, out: &Output) -> Result<Exit, CommandError
         from_ms: None,
         to_ms: None,
     };
-    carry_out(&task, args.json, out)
+    carry_out(&task, &imported.notes, args.json, out)
 }
 
 /// `a.spool` becomes `a.pftrace.gz`; of several spools nobody knows which name is meant.
@@ -77,7 +77,12 @@ fn beside(spools: &[PathBuf], format: TraceFormat) -> Result<PathBuf, CommandErr
     Ok(PathBuf::from(path))
 }
 
-fn carry_out(task: &Task, json: bool, out: &Output) -> Result<Exit, CommandError> {
+fn carry_out(
+    task: &Task,
+    notes: &[String],
+    json: bool,
+    out: &Output,
+) -> Result<Exit, CommandError> {
     for spool in &task.spools {
         check_is_there(spool)?;
     }
@@ -97,7 +102,8 @@ fn carry_out(task: &Task, json: bool, out: &Output) -> Result<Exit, CommandError
         !interrupts.wait(Duration::ZERO)
     });
     drop(bar);
-    let report = report.map_err(refused)?;
+    let mut report = report.map_err(refused)?;
+    report.notes.extend_from_slice(notes);
     if json {
         out.json_line(&report)?;
         return Ok(Exit::Done);

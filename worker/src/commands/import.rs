@@ -54,15 +54,23 @@ fn refused(error: ImportError) -> CommandError {
 #[derive(Debug, Default)]
 pub(super) struct Imported {
     folder: Option<PathBuf>,
+    /// What could not be imported, and what to do.
+    pub(super) notes: Vec<String>,
 }
 
 impl Imported {
-    /// Imports what is no spool, into a folder that goes away with `self`.
+    /// Imports what is no spool, into a folder that goes away with `self`, and what a vendor's
+    /// tool recorded beside spools, into spools that stay there.
     pub(super) fn take(&mut self, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, CommandError> {
         let mut spools = Vec::new();
         for path in paths {
             if !import::is_foreign(&path) {
+                let progress = Progress::spinner(&format!("looking beside {}", path.display()));
+                let found = import::device_records(&path, &mut || true);
+                drop(progress);
+                self.notes.extend(found.notes);
                 spools.push(path);
+                spools.extend(found.spools);
                 continue;
             }
             let spool = self.folder()?.join(format!("{}.spool", spools.len()));

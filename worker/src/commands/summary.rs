@@ -15,8 +15,9 @@ pub(super) fn run(args: &SummaryArgs, out: &Output) -> Result<Exit, CommandError
     let spools = imported.take(spools_of(&args.paths, &root)?)?;
     let progress = Progress::spinner("reading");
     let mut capture = Capture::open(spools, CaptureOptions::default())?;
-    let summary = summarize(&mut capture, SummaryOptions::default())?;
+    let mut summary = summarize(&mut capture, SummaryOptions::default())?;
     drop(progress);
+    summary.notes.append(&mut imported.notes);
     if let Some(path) = &args.xlsx {
         tables::write_xlsx(path, &summary)
             .with_context(|| format!("{} cannot be written", path.display()))?;

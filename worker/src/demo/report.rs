@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use profiler_export::capture::{Capture, CaptureOptions};
+use profiler_export::import::device_records;
 use profiler_export::summary::{Summary, SummaryOptions, summarize};
 use profiler_export::tables::{TextOptions, text};
 use profiler_worker::manifest::{self, FileState, Manifest};
@@ -137,8 +138,18 @@ fn sum_up(directory: &Path, manifest: &Manifest) -> anyhow::Result<Summary> {
             spools.push(directory.join(&file.path));
         }
     }
+    let spools = spools.into_iter().flat_map(with_device_records);
     let mut capture = Capture::open(spools, CaptureOptions::default())?;
     summarize(&mut capture, SummaryOptions::default()).context("the spools cannot be summed up")
+}
+
+/// A spool, and what a vendor's tool recorded beside it.
+fn with_device_records(spool: PathBuf) -> Vec<PathBuf> {
+    let found = device_records(&spool, &mut || true);
+    for note in found.notes {
+        tracing::warn!("{note}");
+    }
+    std::iter::once(spool).chain(found.spools).collect()
 }
 
 /// What shows most at a glance: spans and functions. `omniprof summary` shows the rest.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use profiler_core::control::{WorkerError, WorkerResult};
+use profiler_export::import::raw_traces;
 
 use super::export::Progress;
 use super::run::{NO_ANSWER, WorkerRun};
@@ -49,6 +50,10 @@ impl WorkerRun {
         }
         line.files = self.files(directory);
         (line.state, line.error) = self.outcome();
+        let has_raw_left = line.files.iter().any(|file| file.state == FileState::Pending);
+        if line.state == LineState::Complete && has_raw_left {
+            line.state = LineState::Pending;
+        }
         line.accepted |= line.error.as_ref().is_some_and(|error| {
             Some(error) == self.degraded().as_ref() && error.code != NO_DEVICE_RECORDS
         });
@@ -91,10 +96,35 @@ impl WorkerRun {
                 command: None,
             });
         }
+        if self.is_settled() {
+            files.extend(self.raw_files(directory));
+        }
         if !self.accepted {
             files.extend(self.exports.iter().map(|export| export.line(Path::new(""))));
         }
         files
+    }
+
+    /// What a vendor's tool recorded in files of its own: whole once it was imported, else with the
+    /// command that makes a trace of it.
+    fn raw_files(&self, directory: &Path) -> Vec<FileLine> {
+        let traces = raw_traces(&directory.join(&self.record.spool)).into_iter();
+        let are_over = self.exports.iter().all(super::Export::is_over);
+        traces
+            .map(|trace| FileLine {
+                path: below(&trace.path, directory),
+                format: "raw".to_owned(),
+                bytes: None,
+                crc32: None,
+                state: match (trace.is_imported, are_over) {
+                    (true, _) => FileState::Complete,
+                    (false, false) => FileState::Exporting,
+                    (false, true) => FileState::Pending,
+                },
+                error: None,
+                command: (!trace.is_imported).then_some(trace.command),
+            })
+            .collect()
     }
 
     /// What it records less than asked, because that was allowed.
@@ -153,4 +183,9 @@ fn fill(line: &mut WorkerLine, result: &WorkerResult) {
     line.own_cpu_ns = (result.own_cpu_ns > 0).then_some(result.own_cpu_ns);
     line.own_memory_bytes = (result.own_memory_bytes > 0).then_some(result.own_memory_bytes);
     line.notes.clone_from(&result.notes);
+}
+
+/// A path as manifests have it.
+fn below(path: &Path, directory: &Path) -> String {
+    path.strip_prefix(directory).unwrap_or(path).display().to_string()
 }

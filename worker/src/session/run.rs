@@ -6,6 +6,7 @@ use std::path::Path;
 use profiler_core::clock::Instant;
 use profiler_core::control::{Armed, CalledWorker, SessionStatus, WorkerError, WorkerResult};
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::spool::RAW_EXTENSION;
 
 use super::export::{Export, ExportStep};
 use super::record::WorkerRecord;
@@ -158,6 +159,8 @@ impl WorkerRun {
             }
             return;
         }
+        // What a vendor's tool records in files of its own is read when it is whole.
+        let following = following && !spool.with_extension(RAW_EXTENSION).exists();
         for (number, export) in self.exports.iter_mut().enumerate() {
             let follow = !settled;
             if follow && !(following && can_run && number == 0 && self.armed.is_some()) {

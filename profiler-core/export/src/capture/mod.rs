@@ -30,6 +30,7 @@ mod worker;
 pub use definitions::{Definitions, FrameInfo};
 pub use source::{Input, MemorySpool, Origin};
 pub use window::WindowSpan;
+pub(crate) use worker::DEVICE_FACT;
 pub use worker::{
     ClockJoin, DeviceInfo, JoinedBy, LossInfo, ModuleInfo, ProcessInfo, StreamName, ThreadInfo,
     Worker,

@@ -8,6 +8,10 @@ use profiler_core::record::{DeviceDef, LossCause, RecordKind};
 
 use super::window::WindowSpan;
 
+/// The fact of a spool that holds what a vendor's tool recorded of a worker's device, beside the
+/// spool of the worker itself.
+pub(crate) const DEVICE_FACT: &str = "import.device";
+
 /// A worker: one spool. Instants are on the capture's axis.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -70,6 +74,9 @@ impl Worker {
         }
         if parts.is_empty() {
             parts.push(identity.program.clone());
+        }
+        if self.facts.contains_key(DEVICE_FACT) {
+            parts.push("device".to_owned());
         }
         parts.join(", ")
     }

@@ -5,7 +5,9 @@
 //! msprof's `msprof_*.json` resembles. Events that say what other events say already, or that this
 //! project has no rows for, are left out and counted by what they are.
 
+mod device;
 mod event;
+mod msprof;
 mod rows;
 mod scan;
 mod source;
@@ -28,6 +30,9 @@ use self::source::Source;
 use self::survey::Survey;
 use self::translate::Translation;
 
+use self::device::Host;
+
+pub use self::device::{DeviceRecords, RawTrace, device_records, raw_traces};
 pub use self::source::is_foreign;
 
 /// The spool's file system may be slow; nothing is given up before.
@@ -120,8 +125,16 @@ pub enum ImportError {
 ///
 /// [`ImportError`]; a spool that was begun stays where it is then.
 pub fn import(trace: &Path, spool: &Path) -> Result<ImportReport, ImportError> {
-    let source = Source::find(trace)?;
-    let survey = Survey::take(&source)?;
+    import_source(&Source::find(trace)?, spool, None)
+}
+
+/// As [`import`]; with `host`, the rows are those of its process and belong to its windows.
+fn import_source(
+    source: &Source,
+    spool: &Path,
+    host: Option<&Host>,
+) -> Result<ImportReport, ImportError> {
+    let survey = Survey::take(source)?;
     let file = File::options()
         .read(true)
         .write(true)
@@ -130,9 +143,9 @@ pub fn import(trace: &Path, spool: &Path) -> Result<ImportReport, ImportError> {
         .map_err(|source| ImportError::Create { path: spool.to_owned(), source })?;
     let begin = Instant { monotonic_ns: survey.begin, realtime_ns: survey.begin };
     let header = SpoolHeader {
-        session: "imported".to_owned(),
-        prefix: None,
-        worker: worker(&source, &survey),
+        session: host.map_or_else(|| "imported".to_owned(), |host| host.header.session.clone()),
+        prefix: host.and_then(|host| host.header.prefix.clone()),
+        worker: worker(source, &survey, host),
         writer: format!("omniprof {} import", env!("CARGO_PKG_VERSION")),
         created: begin,
         fence: 0,
@@ -145,7 +158,8 @@ pub fn import(trace: &Path, spool: &Path) -> Result<ImportReport, ImportError> {
         .map_err(|source| ImportError::Spool { path: spool.to_owned(), source })?;
     let layout = survey.layout.name();
     let outcome = Arc::new(Mutex::new(None));
-    let work = Work { source: source.clone(), survey, outcome: Arc::clone(&outcome) };
+    let windows = host.map(|host| host.windows.clone()).unwrap_or_default();
+    let work = Work { source: source.clone(), survey, windows, outcome: Arc::clone(&outcome) };
     writer.add_source(Box::new(work));
     let totals = writer.finish(PATIENCE);
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -172,10 +186,19 @@ pub fn import(trace: &Path, spool: &Path) -> Result<ImportReport, ImportError> {
 }
 
 /// The process that was traced, as far as the trace tells. Its key is that of the file.
-fn worker(source: &Source, survey: &Survey) -> WorkerIdentity {
+fn worker(source: &Source, survey: &Survey, host: Option<&Host>) -> WorkerIdentity {
     let place = source.path.display().to_string();
     let parts = KeyParts { boot_id: &place, pid_namespace: 0, pid: survey.process, start_ticks: 0 };
     let key = WorkerKey::new(&parts, survey.begin).to_string();
+    if let Some(host) = host {
+        return WorkerIdentity {
+            // A clock of its own: instants of the trace are CLOCK_REALTIME.
+            boot_id: format!("imported-{key}"),
+            key,
+            time_namespace: 0,
+            ..host.header.worker.clone()
+        };
+    }
     WorkerIdentity {
         stage: None,
         role: None,
@@ -197,6 +220,8 @@ fn worker(source: &Source, survey: &Survey) -> WorkerIdentity {
 struct Work {
     source: Source,
     survey: Survey,
+    /// Begin and end; none at all = the whole trace is one.
+    windows: Vec<(u64, Option<u64>)>,
     outcome: Arc<Mutex<Option<Result<Translation, ImportError>>>>,
 }
 
@@ -204,7 +229,7 @@ impl RowSource for Work {
     fn drain(&mut self, sink: &dyn RecordSink) {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         if outcome.is_none() {
-            *outcome = Some(translate::translate(&self.source, &self.survey, sink));
+            *outcome = Some(translate::translate(&self.source, &self.survey, &self.windows, sink));
         }
     }
 }

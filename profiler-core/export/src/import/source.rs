@@ -70,11 +70,17 @@ impl Source {
     pub(super) fn open(&self) -> Result<Box<dyn BufRead + Send>, ImportError> {
         let read = |source| ImportError::Read { path: self.path.clone(), source };
         let mut file = File::open(&self.path).map_err(read)?;
-        let mut magic = [0; 2];
+        let mut magic = [0; 6];
         let seen = file.read(&mut magic).map_err(read)?;
         let file = File::open(&self.path).map_err(read)?;
         let plain = BufReader::with_capacity(BUFFER_BYTES, file);
-        if seen == 2 && magic == [0x1f, 0x8b] {
+        if seen == magic.len() && magic == *b"SQLite" {
+            return Err(self.no_trace(
+                "it is a database, and JSON is read: `msprof --export=on --type=text`, or \
+                 `export_type=Text` of torch_npu's profiler, writes it",
+            ));
+        }
+        if magic.starts_with(&[0x1f, 0x8b]) {
             // Other writers make several members.
             let unpacked = MultiGzDecoder::new(plain);
             return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked)));

@@ -20,6 +20,7 @@ use super::rows::{AnyRow, Rows};
 use super::scan::{Part, Scanner};
 use super::source::Source;
 use super::survey::{Layout, Survey};
+use crate::capture::DEVICE_FACT;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -41,6 +42,7 @@ const DEVICE_BITS: u64 = 31;
 pub(super) fn translate(
     source: &Source,
     survey: &Survey,
+    windows: &[(u64, Option<u64>)],
     sink: &dyn RecordSink,
 ) -> Result<Translation, ImportError> {
     let stream = sink.open_stream(StreamInfo {
@@ -48,7 +50,15 @@ pub(super) fn translate(
         thread: 0,
         clock: ClockDomain::Realtime,
     });
-    edge(sink, survey, WindowEdge::Begin);
+    let whole = [(survey.begin, Some(survey.end))];
+    let is_of_a_worker = !windows.is_empty();
+    let windows = if is_of_a_worker { windows } else { &whole };
+    for (number, (begin, _)) in (0..).zip(windows) {
+        edge(sink, number, *begin, WindowEdge::Begin);
+    }
+    if is_of_a_worker {
+        sink.fact(DEVICE_FACT, survey.layout.name());
+    }
     sink.fact("import.source", &source.path.display().to_string());
     sink.fact("import.layout", survey.layout.name());
     let mut translator = Translator {
@@ -85,16 +95,19 @@ pub(super) fn translate(
     translator.rows.hand_over();
     let Translator { rows, left_out, .. } = translator;
     let counts = rows.counts;
-    edge(sink, survey, WindowEdge::End);
+    for (number, (begin, end)) in (0..).zip(windows) {
+        // A worker that died told no end.
+        let end = end.unwrap_or(survey.end).max(*begin);
+        edge(sink, number, end, WindowEdge::End);
+    }
     Ok(Translation { rows: counts, left_out, notes: survey.notes.clone() })
 }
 
-/// The window: the whole trace.
-fn edge(sink: &dyn RecordSink, survey: &Survey, edge: WindowEdge) {
-    let at = if edge == WindowEdge::Begin { survey.begin } else { survey.end };
+/// An end of a window, and how the clocks stood there.
+fn edge(sink: &dyn RecordSink, window: u32, at: u64, edge: WindowEdge) {
     let tuple = ClockTuple { monotonic: at, realtime: at, boottime: at, ..ClockTuple::default() };
     let window =
-        Window { monotonic: at, realtime: at, step: u64::MAX, window: 0, edge: edge.number() };
+        Window { monotonic: at, realtime: at, step: u64::MAX, window, edge: edge.number() };
     emit(sink, &[Batch::new(StreamId(0), &[tuple])]);
     emit(sink, &[Batch::new(StreamId(0), &[window])]);
 }
@@ -324,7 +337,8 @@ impl Translator<'_> {
                 };
                 self.rows.push(AnyRow::Kernel(row));
             }
-            "Communication" => {
+            // Older versions call it after the library.
+            "Communication" | "HCCL" => {
                 let key = (event.pid_text().to_owned(), event.tid_text().to_owned());
                 let thread = self.survey.threads.get(&key).map_or("", String::as_str);
                 if thread.starts_with("Plane") {

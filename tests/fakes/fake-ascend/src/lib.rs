@@ -1,7 +1,10 @@
-//! The libraries that libmspti loads: copied under each of their names, they have the functions
-//! that it looks for.
+//! Libraries of CANN's, and libtorch_npu: copied under each of their names, they have the functions
+//! that are looked for.
 
 #![expect(unsafe_code, reason = "exports C names")]
+
+mod aclprof;
+mod torch;
 
 use std::ffi::c_int;
 
