@@ -355,7 +355,9 @@ impl ProfilerBackend for NpuBackend {
         if config.target_pid.is_some_and(|pid| pid != std::process::id()) {
             return Err(BackendError::InvalidConfig {
                 field: "target_pid".to_owned(),
-                reason: "Ascend's profilers record the process that they are loaded in, and no other".to_owned(),
+                reason:
+                    "Ascend's profilers record the process that they are loaded in, and no other"
+                        .to_owned(),
             });
         }
         let options = Options::parse(config)?;

@@ -86,17 +86,14 @@ pub(crate) struct Options {
 
 /// Settings of `torch_npu.profiler` that are not had, and why.
 const REFUSED: [(&str, &str); 6] = [
-    (
-        "op_attr",
-        "attributes of operators stand in msprof's database alone, which is not imported",
-    ),
-    (
-        "record_op_args",
-        "it dumps the arguments of operators for AOE, which is no part of a trace",
-    ),
+    ("op_attr", "attributes of operators stand in msprof's database alone, which is not imported"),
+    ("record_op_args", "it dumps the arguments of operators for AOE, which is no part of a trace"),
     ("host_sys", "the host is recorded by the `cpu` backend: `counters`, `samples`"),
     ("sys_io", "counters of network cards have no rows yet: record them with `msprof`"),
-    ("sys_interconnection", "counters of HCCS and PCIe have no rows yet: record them with `msprof`"),
+    (
+        "sys_interconnection",
+        "counters of HCCS and PCIe have no rows yet: record them with `msprof`",
+    ),
     ("schedule", "a session has one schedule for all workers: `wait_iterations` and so on"),
 ];
 
@@ -140,10 +137,9 @@ impl Options {
         })?;
         for (field, value) in &config.options {
             let Some(name) = field.strip_prefix("npu.") else { continue };
-            options.set(name, value).map_err(|reason| BackendError::InvalidConfig {
-                field: field.clone(),
-                reason,
-            })?;
+            options
+                .set(name, value)
+                .map_err(|reason| BackendError::InvalidConfig { field: field.clone(), reason })?;
         }
         Ok(options)
     }
@@ -217,7 +213,8 @@ impl Options {
     ///
     /// [`BackendError::InvalidConfig`] where a setting is not had on the path that was asked for.
     pub(crate) fn choose(&self, has_mspti: bool) -> Result<CapturePath, BackendError> {
-        let wants_counters = self.metrics.is_some_and(|(_, number)| number != 0xff) || self.l2_cache;
+        let wants_counters =
+            self.metrics.is_some_and(|(_, number)| number != 0xff) || self.l2_cache;
         let path = match self.path {
             Some(path) => path,
             None if !self.torch.is_empty() => CapturePath::TorchNpu,
@@ -225,12 +222,18 @@ impl Options {
             None => CapturePath::Mspti,
         };
         let refuse = |field: &str, reason: &str| {
-            Err(BackendError::InvalidConfig { field: format!("npu.{field}"), reason: reason.into() })
+            Err(BackendError::InvalidConfig {
+                field: format!("npu.{field}"),
+                reason: reason.into(),
+            })
         };
         if path == CapturePath::Mspti {
             if wants_counters {
                 let field = if self.l2_cache { "l2_cache" } else { "aic_metrics" };
-                return refuse(field, "MSPTI has no such counters: `npu.path` is `aclprof` for them");
+                return refuse(
+                    field,
+                    "MSPTI has no such counters: `npu.path` is `aclprof` for them",
+                );
             }
             if self.level.is_some() {
                 return refuse("level", "MSPTI has no levels: use `preset`");
@@ -242,7 +245,10 @@ impl Options {
         if path != CapturePath::TorchNpu
             && let Some((name, _)) = self.torch.first()
         {
-            return refuse(name, "it is a setting of `torch_npu.profiler`: `npu.path` is `torch_npu`");
+            return refuse(
+                name,
+                "it is a setting of `torch_npu.profiler`: `npu.path` is `torch_npu`",
+            );
         }
         Ok(path)
     }
@@ -278,7 +284,10 @@ mod tests {
         };
         assert_eq!(choose(&[], true), Ok(CapturePath::Mspti));
         assert_eq!(choose(&[], false), Ok(CapturePath::Aclprof));
-        assert_eq!(choose(&[("aic_metrics", "PipeUtilization".into())], true), Ok(CapturePath::Aclprof));
+        assert_eq!(
+            choose(&[("aic_metrics", "PipeUtilization".into())], true),
+            Ok(CapturePath::Aclprof)
+        );
         assert_eq!(choose(&[("aic_metrics", "AiCoreNone".into())], true), Ok(CapturePath::Mspti));
         assert_eq!(choose(&[("with_modules", true.into())], true), Ok(CapturePath::TorchNpu));
         for (settings, why) in [

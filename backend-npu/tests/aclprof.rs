@@ -48,9 +48,8 @@ fn fake() -> (&'static Fake, MutexGuard<'static, ()>) {
 impl Fake {
     fn variant(&self, variant: &CStr) {
         // SAFETY: the type that the stand-in gives it.
-        let set = unsafe {
-            self.library.get::<unsafe extern "C" fn(*const c_char)>(b"fake_acl_variant")
-        };
+        let set =
+            unsafe { self.library.get::<unsafe extern "C" fn(*const c_char)>(b"fake_acl_variant") };
         // SAFETY: a C string.
         unsafe { set.expect("a symbol")(variant.as_ptr()) };
     }

@@ -73,8 +73,10 @@ impl Target {
     /// The process's numbers of the devices that it has open; where that does not show, of all that
     /// it sees.
     fn devices(&self) -> Vec<u32> {
-        let mut devices: Vec<u32> =
-            open_devices().into_iter().filter_map(|driver| self.visible.own_number(driver)).collect();
+        let mut devices: Vec<u32> = open_devices()
+            .into_iter()
+            .filter_map(|driver| self.visible.own_number(driver))
+            .collect();
         if devices.is_empty() {
             devices = (0..self.library.device_count().unwrap_or(1)).collect();
         }

@@ -15,8 +15,7 @@ const NAMES: [&str; 2] = ["libmsprofiler.so", "libascendcl.so"];
 
 type Init = unsafe extern "C" fn(*const c_char, usize) -> c_int;
 type NoArguments = unsafe extern "C" fn() -> c_int;
-type CreateConfig =
-    unsafe extern "C" fn(*mut u32, u32, c_int, *const c_void, u64) -> *mut c_void;
+type CreateConfig = unsafe extern "C" fn(*mut u32, u32, c_int, *const c_void, u64) -> *mut c_void;
 type OfConfig = unsafe extern "C" fn(*const c_void) -> c_int;
 type SetConfig = unsafe extern "C" fn(c_int, *const c_char, usize) -> c_int;
 type Count = unsafe extern "C" fn(*mut u32) -> c_int;

@@ -112,9 +112,10 @@ impl Capture {
     pub(crate) fn begin(target: &Target) -> Result<Self, BackendError> {
         let library = TorchNpu::find().ok_or_else(|| BackendError::Unavailable {
             code: "torch_npu_missing".to_owned(),
-            message: "this process has no libtorch_npu.so, which cannot be loaded alone: start the \
+            message:
+                "this process has no libtorch_npu.so, which cannot be loaded alone: start the \
                       capture once the application has imported torch_npu"
-                .to_owned(),
+                    .to_owned(),
         })?;
         let python = Python::find()?;
         let answer = python.run(START, Some(STOP), &target.settings(), TO_BEGIN, TO_START)?;
@@ -134,10 +135,11 @@ impl Capture {
             None if library.tells_its_level() => {
                 return Err(BackendError::Unavailable {
                     code: "torch_npu_failed".to_owned(),
-                    message: "torch_npu.profiler started without an error and does not record: the \
+                    message:
+                        "torch_npu.profiler started without an error and does not record: the \
                               process's output says why, on a line that begins with [ERROR] or \
                               [WARNING]"
-                        .to_owned(),
+                            .to_owned(),
                 });
             }
             None => this.notes.push(format!(
@@ -200,9 +202,9 @@ impl Capture {
             command.env("PYTHONPATH", path);
         }
         // Ends at once: the analysis runs on in a process that is nobody's child.
-        let mut child = command.spawn().map_err(|error| {
-            format!("{} cannot be started: {error}", self.started.executable)
-        })?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{} cannot be started: {error}", self.started.executable))?;
         match child.wait() {
             Ok(status) if !status.success() => {
                 Err(format!("{} ended with {status}", self.started.executable))

@@ -30,7 +30,8 @@ impl TorchNpu {
         let path = mapped_library(&maps, NAME)?;
         // SAFETY: the library is not loaded here; its initialisers have run already.
         let library =
-            unsafe { Library::open(Some(&path), RTLD_LAZY | RTLD_LOCAL | libc::RTLD_NOLOAD) }.ok()?;
+            unsafe { Library::open(Some(&path), RTLD_LAZY | RTLD_LOCAL | libc::RTLD_NOLOAD) }
+                .ok()?;
         // SAFETY: the declaration in torch_npu's published source, unchanged from 2.1 to 2.14.
         let found = unsafe { library.get::<unsafe extern "C" fn() -> i8>(TRACE_LEVEL) };
         let trace_level = found.ok().map(|symbol| *symbol);

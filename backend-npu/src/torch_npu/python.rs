@@ -24,7 +24,8 @@ const FILE_INPUT: c_int = 257;
 #[derive(Clone, Copy, Debug)]
 struct Api {
     is_initialized: unsafe extern "C" fn() -> c_int,
-    add_pending_call: unsafe extern "C" fn(extern "C" fn(*mut c_void) -> c_int, *mut c_void) -> c_int,
+    add_pending_call:
+        unsafe extern "C" fn(extern "C" fn(*mut c_void) -> c_int, *mut c_void) -> c_int,
     run_string: unsafe extern "C" fn(*const c_char, c_int, Object, Object) -> Object,
     new_dict: unsafe extern "C" fn() -> Object,
     builtins: unsafe extern "C" fn() -> Object,
@@ -144,11 +145,7 @@ impl Python {
 }
 
 impl Call {
-    fn wait(
-        &self,
-        to_begin: Duration,
-        to_end: Duration,
-    ) -> Result<String, (&'static str, String)> {
+    fn wait(&self, to_begin: Duration, to_end: Duration) -> Result<String, (&'static str, String)> {
         let begun = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

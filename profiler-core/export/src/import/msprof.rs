@@ -95,11 +95,7 @@ impl Drop for Running {
     }
 }
 
-fn wait(
-    mut running: Running,
-    log: &Path,
-    goes_on: &mut dyn FnMut() -> bool,
-) -> Result<(), String> {
+fn wait(mut running: Running, log: &Path, goes_on: &mut dyn FnMut() -> bool) -> Result<(), String> {
     let begun = Instant::now();
     loop {
         match running.0.try_wait() {
@@ -120,7 +116,8 @@ fn wait(
 fn last_words(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing was said");
+    let last =
+        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing was said");
     last.chars().take(MAX_WORDS).collect()
 }
 

@@ -3,8 +3,8 @@
 
 #![expect(unsafe_code, reason = "exports C names")]
 
-mod aclprof;
-mod torch;
+pub mod aclprof;
+pub mod torch;
 
 use std::ffi::c_int;
 

@@ -69,7 +69,9 @@ fn export(place: &Path, is_sliced: bool) -> std::io::Result<()> {
     let mut events = Vec::new();
     for line in lines {
         let fields: Vec<&str> = line.split(',').collect();
-        let [kind, name, task_type, connection, launched, start, end] = fields[..] else { continue };
+        let [kind, name, task_type, connection, launched, start, end] = fields[..] else {
+            continue;
+        };
         let (ts, dur) = (us(start), us_between(start, end));
         if kind == "communication" {
             events.push(format!(
@@ -112,4 +114,3 @@ fn us_between(start: &str, end: &str) -> String {
     let (start, end): (u64, u64) = (start.parse().unwrap_or(0), end.parse().unwrap_or(0));
     us(&(end - start).to_string())
 }
-
