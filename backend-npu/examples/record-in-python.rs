@@ -3,7 +3,6 @@
 
 #![expect(unsafe_code, reason = "exports C names")]
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +15,9 @@ use profiler_core::conformance::MemorySink;
 use profiler_core::error::BackendError;
 use serde_json::{Value, json};
 
-static OPEN: Mutex<Option<(Box<dyn ProfileSession>, Arc<MemorySink>)>> = Mutex::new(None);
+type Open = (Box<dyn ProfileSession>, Arc<MemorySink>);
+
+static OPEN: Mutex<Option<Open>> = Mutex::new(None);
 
 /// Starts a session. The settings are JSON: `machine`, `raw_dir`, `options`, and more of a
 /// session's configuration.
@@ -54,9 +55,8 @@ pub unsafe extern "C" fn record_start(settings: *const c_char) -> *mut c_char {
 pub extern "C" fn record_stop() -> *mut c_char {
     let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some((mut session, sink)) = open else { return answer(Value::Null) };
-    let facts = |sink: &MemorySink| -> BTreeMap<String, String> { sink.facts() };
     answer(match session.stop(Duration::from_secs(2)) {
-        Ok(summary) => json!({"notes": summary.notes, "facts": facts(&sink)}),
+        Ok(summary) => json!({"notes": summary.notes, "facts": sink.facts()}),
         Err(error) => refused(&error),
     })
 }

@@ -78,7 +78,7 @@ pub(crate) struct NpuSession {
 
 enum State {
     Open(Lease),
-    Recording(Capture, Lease),
+    Recording(Box<Capture>, Lease),
     Stopped,
 }
 
@@ -98,7 +98,7 @@ impl ProfileSession for NpuSession {
                 return Err(BackendError::AlreadyStarted);
             }
         };
-        self.state = State::Recording(Capture::begin(&self.target)?, lease);
+        self.state = State::Recording(Box::new(Capture::begin(&self.target)?), lease);
         Ok(())
     }
 
