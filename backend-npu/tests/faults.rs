@@ -83,7 +83,7 @@ fn until_read(sink: &MemorySink, kernels: u64) {
 #[test]
 fn unknown_settings_are_refused_by_name() {
     let alone = alone();
-    for (name, value) in [("npu.pth", "mspti"), ("npu.path", "cann"), ("npu.path", "torch_npu")] {
+    for (name, value) in [("npu.pth", "mspti"), ("npu.path", "cann"), ("npu.level", "Level1")] {
         let mut config = SessionConfig::default();
         config.options.insert(name.to_owned(), value.into());
         let sink = sink() as Arc<dyn RecordSink>;
