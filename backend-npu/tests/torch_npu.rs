@@ -163,8 +163,9 @@ impl Run {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let log = std::fs::read_to_string(self.raw().join("analyse.log")).unwrap_or_default();
-            // A line is written at once; the last is that which says how it ended.
-            if let Some(last) = log.strip_suffix('\n').and_then(|log| log.lines().last()) {
+            // What stands in brackets is the profiler's own: the last line says how it ended.
+            let last = log.strip_suffix('\n').and_then(|log| log.lines().last());
+            if let Some(last) = last.filter(|last| !last.starts_with('[')) {
                 return last.to_owned();
             }
             assert!(Instant::now() < deadline, "the analysis does not end: {log:?}");
