@@ -14,6 +14,8 @@ use super::{Line, Setting, is_whole};
 const NAME: &str = "many";
 const DEADLINE: Duration = Duration::from_secs(120);
 const CAPTURES: usize = 3;
+/// So many processes must not take the machine by their own work.
+const EVERY: Duration = Duration::from_millis(100);
 
 /// Captures of all of them; a tenth is killed in the last.
 ///
@@ -29,7 +31,7 @@ pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
     let dir = controller.socket_dir().context("the controller does not listen")?;
     let count = setting.workers;
     let mut workers: Vec<Worker> =
-        (0..count).map(|rank| Worker::start(&dir, rank)).collect::<Result<_, _>>()?;
+        (0..count).map(|rank| Worker::marking(&dir, rank, EVERY)).collect::<Result<_, _>>()?;
     anyhow::ensure!(controller.wait_for_workers(count, DEADLINE), "the workers do not join");
 
     let (mut start, mut stop) = (Duration::ZERO, Duration::ZERO);

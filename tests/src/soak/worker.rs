@@ -16,8 +16,7 @@ const VARIABLE: &str = "OMNIPROF_SOAK_ROLE";
 const RANK: &str = "OMNIPROF_SOAK_RANK";
 const SOCKET_DIR: &str = "OMNIPROF_SOAK_SOCKET_DIR";
 
-/// A worker's own marks come so often.
-const EVERY: Duration = Duration::from_millis(2);
+const EVERY_MS: &str = "OMNIPROF_SOAK_EVERY_MS";
 
 /// Plays the role that the environment asks for, if it does.
 ///
@@ -54,8 +53,21 @@ impl Worker {
     ///
     /// It cannot be started.
     pub fn start(socket_dir: &Path, rank: usize) -> anyhow::Result<Self> {
+        Self::marking(socket_dir, rank, Duration::from_millis(2))
+    }
+
+    /// The same, which makes a mark so often.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn marking(socket_dir: &Path, rank: usize, every: Duration) -> anyhow::Result<Self> {
         let mut command = role("worker")?;
-        command.env(SOCKET_DIR, socket_dir).env(RANK, rank.to_string()).stdin(Stdio::piped());
+        command
+            .env(SOCKET_DIR, socket_dir)
+            .env(RANK, rank.to_string())
+            .env(EVERY_MS, every.as_millis().to_string())
+            .stdin(Stdio::piped());
         Ok(Self { child: command.spawn().context("a worker does not start")? })
     }
 
@@ -88,13 +100,14 @@ impl Drop for Worker {
 fn be_worker() -> anyhow::Result<ExitCode> {
     let dir = std::env::var_os(SOCKET_DIR).context("no directory for the socket")?;
     let rank = std::env::var(RANK)?.parse()?;
+    let every = Duration::from_millis(std::env::var(EVERY_MS)?.parse()?);
     let agent = Agent::builder().stage(0).role("soak").rank(rank).socket_dir(dir).connect()?;
     std::thread::Builder::new().name("work".to_owned()).spawn(move || {
         loop {
             agent.step();
             let _span = agent.span("round").enter();
             agent.marker("mark").emit();
-            std::thread::sleep(EVERY);
+            std::thread::sleep(every);
         }
     })?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
