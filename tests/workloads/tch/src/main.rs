@@ -1,7 +1,7 @@
 //! What recording an operator costs a program on `tch`, in turn with libtorch's own profiler: one
 //! line of JSON.
 //!
-//! `tch-cost [OPERATORS] [ROUNDS]`. One thread, `x.add_(1.0)` on 16 floats. Each way runs once a
+//! `tch-cost [OPERATORS] [ROUNDS]`. One thread, `x.add_(y)` on 16 floats. Each way runs once a
 //! round, right after the same loop without a profiler, and is told as the median over the rounds
 //! of what it added to that, in processor time of the thread. `OMNIPROF_TORCH_PROBE` names the
 //! library that records (`torch-probe`).
@@ -83,9 +83,11 @@ fn measure(recorder: &Library, count: u32, rounds: usize) -> anyhow::Result<serd
 /// The loop without a profiler: ns an operator.
 fn plain(count: u32) -> anyhow::Result<f64> {
     let mut x = Tensor::f_zeros([16], (Kind::Float, Device::Cpu))?;
+    let y = Tensor::f_ones([16], (Kind::Float, Device::Cpu))?;
     let begin = thread_ns();
     for _ in 0..count {
-        let _same: Tensor = x.f_add_scalar_(1.0)?;
+        // Not a number: that is made a tensor first, by four operators more.
+        let _same: Tensor = x.f_add_(&y)?;
     }
     Ok((thread_ns() - begin) / f64::from(count))
 }

@@ -1,6 +1,6 @@
 """What recording an operator costs, in turn with torch.profiler: one line of JSON.
 
-`cost.py [OPERATORS] [ROUNDS]`. One thread, `x.add_(1.0)` on 16 floats. Each way runs once a round,
+`cost.py [OPERATORS] [ROUNDS]`. One thread, `x.add_(y)` on 16 floats. Each way runs once a round,
 one right after the other, and is told as the median over the rounds of what it added to the loop
 that was run before it without a profiler, in processor time of the thread.
 """
@@ -18,11 +18,12 @@ import probe
 
 
 def loop(count):
-    x = torch.zeros(16)
+    x, y = torch.zeros(16), torch.ones(16)
     add = x.add_
     begin = time.thread_time_ns()
     for _ in range(count):
-        add(1.0)
+        # Not a number: that is made a tensor first, by four operators more.
+        add(y)
     return (time.thread_time_ns() - begin) / count
 
 

@@ -35,12 +35,12 @@ def peak_of(process):
 
 def record(count, spool, follow=None):
     with torch.no_grad():
-        x = torch.zeros(16)
+        x, y = torch.zeros(16), torch.ones(16)
         add = x.add_
         recording = probe.Probe(spool=spool).start()
         exporter = export(spool, follow, "pftrace-gz", "--follow") if follow else None
         for at in range(count):
-            add(1.0)
+            add(y)
             # As the agent does five times a second: a reader that follows may go so far.
             if at % 200_000 == 0:
                 recording.flush()
