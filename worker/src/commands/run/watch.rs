@@ -40,6 +40,10 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a process is asked whether it uses a device, at most and at least.
 const DEVICE_LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
+/// How long a process that could not be sampled from outside is left alone, at first and at most:
+/// what was in the way, a busy machine or a controller that starts again, may be gone by then.
+const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// How many processes are sampled from outside at most: each costs threads here.
 const MAX_OUTSIDE: usize = 256;
 
@@ -81,6 +85,21 @@ struct State {
     said_many: bool,
 }
 
+/// When something that failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    /// After one more failure.
+    fn after(last: Option<Self>, now: Instant) -> Self {
+        let pause = last.map_or(RETRIES.0, |last| last.pause.saturating_mul(2).min(RETRIES.1));
+        Self { at: now + pause, pause }
+    }
+}
+
 /// A process.
 struct Seen {
     start_ticks: u64,
@@ -89,8 +108,8 @@ struct Seen {
     /// An agent of its own is in it.
     within: bool,
     outside: Option<Outside>,
-    /// Why it is not sampled from outside: not tried again.
-    failed: bool,
+    /// Where it could not be sampled from outside.
+    retry: Option<Retry>,
     device_since: Option<Instant>,
     next_device_look: Instant,
     device_pause: Duration,
@@ -173,7 +192,7 @@ impl Watch {
             threads: 0,
             within: false,
             outside: None,
-            failed: false,
+            retry: None,
             device_since: None,
             next_device_look: now,
             device_pause: DEVICE_LOOKS.0,
@@ -192,7 +211,8 @@ impl Watch {
         if self.options.within {
             seen.look_for_device(stat.pid, now, self.options.injected.as_deref());
         }
-        if !self.options.outside || seen.outside.is_some() || seen.failed {
+        let waits = seen.retry.is_some_and(|retry| now < retry.at);
+        if !self.options.outside || seen.outside.is_some() || waits {
             return;
         }
         let count = state.seen.values().filter(|seen| seen.outside.is_some()).count();
@@ -206,12 +226,17 @@ impl Watch {
         let is_there = Stat::of(stat.pid).is_some_and(|stat| !stat.is_over());
         let Some(seen) = state.seen.get_mut(&stat.pid) else { return };
         match attached {
-            Ok(outside) => seen.outside = Some(outside),
-            Err(error) => {
-                seen.failed = true;
-                if is_there {
-                    say(&format!("process {} is not recorded: {error:#}", stat.pid));
+            Ok(outside) => {
+                if seen.retry.take().is_some() {
+                    say(&format!("process {} is recorded now", stat.pid));
                 }
+                seen.outside = Some(outside);
+            }
+            Err(error) => {
+                if is_there && seen.retry.is_none() {
+                    say(&format!("process {} is not recorded for now: {error:#}", stat.pid));
+                }
+                seen.retry = Some(Retry::after(seen.retry, Instant::now()));
             }
         }
     }
@@ -300,5 +325,25 @@ impl Seen {
             text.title, why.message
         ));
         self.reason = Some(ProcessLine::new(pid, &text.title, why.code, &why.message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_tried_again_less_and_less_often() {
+        let begun = Instant::now();
+        let mut retry = None;
+        let mut at = begun;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let next = Retry::after(retry, at);
+            pauses.push((next.at - at).as_secs());
+            at = next.at;
+            retry = Some(next);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
     }
 }
