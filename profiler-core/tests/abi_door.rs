@@ -438,12 +438,14 @@ fn panics_stop_at_the_door_and_end_the_backend() {
 }
 
 exported!(PanicsAt7, "panicking", Device, Box::new(Panicking::<7>));
+// Of this test alone: a backend that has panicked in another one is asked no more.
+exported!(KeepsResidue, "panicking", Device, Box::new(Panicking::<8>));
 
 #[test]
 fn what_a_driver_keeps_crosses() {
-    assert_eq!(loaded::<PanicsAt6>().backend.driver(), Some(DriverState::Residue));
+    assert_eq!(loaded::<KeepsResidue>().backend.driver(), Some(DriverState::Residue));
     assert_eq!(loaded::<Null>().backend.driver(), None);
-    let older = ended_at::<PanicsAt6>(offset_of!(BackendTable, driver));
+    let older = ended_at::<KeepsResidue>(offset_of!(BackendTable, driver));
     // SAFETY: a table for ever, as long as it says.
     let older = unsafe { open_table(older, Path::new("/test.so"), &id("panicking")) }.unwrap();
     assert_eq!(older.backend.driver(), None, "a plugin that could not say it is not asked");
