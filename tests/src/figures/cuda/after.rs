@@ -8,7 +8,7 @@ use profiler_core::record::Kernel;
 use profiler_export::capture::{Capture, CaptureOptions, Consumer, Place};
 use profiler_worker::manifest::{LineState, Manifest};
 
-use super::capture::{Recorder, Settings};
+use super::capture::{Recorder, Settings, worker};
 use super::loops::{ratio, settle};
 use super::process::Process;
 use super::{entry, on_device};
@@ -73,7 +73,7 @@ fn after(context: &Context, detach: Option<Duration>) -> anyhow::Result<Measured
             profiled.worker.ask("end")?;
         }
         let measured = ratio(&mut never, &mut profiled.worker, WORK)?;
-        let driver = manifest.workers.first().and_then(|line| line.driver);
+        let driver = worker(&manifest)?.driver;
         anyhow::ensure!(driver.is_some(), "the manifest says nothing of the driver");
         Ok(measured)
     })
@@ -103,7 +103,7 @@ fn killed(context: &Context) -> anyhow::Result<Measured> {
         let killed = SystemClock::new().monotonic_ns();
         recorder.worker.kill()?;
         let (_, _, manifest) = recorder.stop()?;
-        let line = manifest.workers.first().context("no worker")?;
+        let line = worker(&manifest)?;
         anyhow::ensure!(line.state == LineState::Failed, "the worker's part: {line:?}");
         let spool = spool_of(&recorder, &manifest)?;
         let mut last = Last::default();
@@ -119,7 +119,7 @@ pub(super) fn spool_of(
     recorder: &Recorder,
     manifest: &Manifest,
 ) -> anyhow::Result<std::path::PathBuf> {
-    let line = manifest.workers.first().context("no worker")?;
+    let line = worker(manifest)?;
     let file = line.files.iter().find(|file| file.format == "spool").context("no spool")?;
     Ok(recorder.controller.root().join(&manifest.directory).join(&file.path))
 }

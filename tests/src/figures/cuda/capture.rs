@@ -88,11 +88,18 @@ impl Recorder {
     }
 }
 
-/// The one line of a manifest; an error where it is not complete.
+/// The one worker of a manifest, beside which the host's devices may have a line.
+pub(super) fn worker(manifest: &Manifest) -> anyhow::Result<&WorkerLine> {
+    let mut workers = manifest.workers.iter().filter(|line| !line.host_counters);
+    let worker = workers.next().context("no worker")?;
+    let more = workers.count();
+    anyhow::ensure!(more == 0, "{more} workers more than one");
+    Ok(worker)
+}
+
+/// The line of that worker; an error where it is not complete.
 pub(super) fn line(manifest: &Manifest) -> anyhow::Result<&WorkerLine> {
-    let [line] = manifest.workers.as_slice() else {
-        anyhow::bail!("{} workers", manifest.workers.len());
-    };
+    let line = worker(manifest)?;
     anyhow::ensure!(line.state == LineState::Complete, "the worker's part: {line:?}");
     Ok(line)
 }
@@ -103,7 +110,7 @@ pub(super) fn file(
     manifest: &Manifest,
     format: &str,
 ) -> anyhow::Result<(PathBuf, u64)> {
-    let line = manifest.workers.first().context("no worker")?;
+    let line = worker(manifest)?;
     let file = line.files.iter().find(|file| file.format == format);
     let file = file.with_context(|| format!("no {format} among {:?}", line.files))?;
     anyhow::ensure!(file.state == FileState::Complete, "{file:?}");
