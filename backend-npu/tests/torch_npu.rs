@@ -3,7 +3,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -122,14 +122,24 @@ impl Run {
 
     /// What the backend said, and what the process printed.
     fn run(&self) -> (Value, String) {
-        let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fakes/torch_npu");
         let mut application = APPLICATION.to_owned();
         if self.without_module {
             application = application.replace("import torch_npu\n", "torch_npu = None\n");
             application = application.replace("torch_npu.npu.set_device(0)", "pass");
         }
-        let output = Command::new(python().expect("python3"))
-            .args(["-c", &application])
+        let output = self.output(&application);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {text}{errors}", output.status);
+        let said = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+        (said.unwrap_or_else(|| panic!("{text}{errors}")), text)
+    }
+
+    /// What a program makes of the given.
+    fn output(&self, application: &str) -> Output {
+        let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fakes/torch_npu");
+        Command::new(python().expect("python3"))
+            .args(["-c", application])
             .arg(self.given.to_string())
             .env("PYTHONPATH", module)
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -138,12 +148,7 @@ impl Run {
             .env("FAKE_MSPTI_LEDGER", self.folder.path())
             .stdin(Stdio::null())
             .output()
-            .expect("python runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {text}{errors}", output.status);
-        let said = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        (said.unwrap_or_else(|| panic!("{text}{errors}")), text)
+            .expect("python runs")
     }
 
     fn raw(&self) -> PathBuf {
@@ -312,4 +317,60 @@ fn each_way_in_which_it_fails_says_what_to_do() {
     let (said, _) = run.run();
     assert_eq!(said["stop"]["notes"], json!([]), "{said}");
     assert!(run.analysed().starts_with("analyse wrote no "), "{}", run.analysed());
+}
+
+/// The start of a program that records from another thread.
+const RECORDS: &str = r#"
+import ctypes, json, os, signal, sys, threading, time
+import torch_npu
+given = json.loads(sys.argv[1])
+torch_npu.npu.set_device(0)
+library = ctypes.CDLL(given["library"])
+library.record_start.restype = ctypes.c_char_p
+
+def aside(call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.001)
+
+def start():
+    said = library.record_start(json.dumps(given["settings"]).encode())
+    assert said == b"null", said
+aside(start)
+"#;
+
+/// An agent ends its session in a handler of the C library, when the interpreter is gone.
+#[test]
+fn a_stop_at_the_exit_of_the_process_lets_it_exit() {
+    let run = Run::new(torch());
+    let script = r#"
+libc = ctypes.CDLL(None)
+stop = ctypes.cast(library.record_stop, ctypes.c_void_p)
+assert libc.__cxa_atexit(stop, None, None) == 0
+print("exits", flush=True)
+"#;
+    let output = run.output(&format!("{RECORDS}{script}"));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some("exits"));
+}
+
+/// A signal's handler runs on the thread that is borrowed: what it raises is the application's.
+#[test]
+fn an_application_that_is_told_to_end_while_it_is_stopped_ends() {
+    let run = Run::new(torch());
+    let script = r#"
+def told(number, frame):
+    raise SystemExit(7)
+signal.signal(signal.SIGTERM, told)
+whole = torch_npu.profiler.profile.stop
+def stop(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    whole(self)
+torch_npu.profiler.profile.stop = stop
+aside(library.record_stop)
+print("goes on", flush=True)
+"#;
+    let output = run.output(&format!("{RECORDS}{script}"));
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
 }

@@ -2,6 +2,13 @@ import fcntl
 import os
 import sys
 
+# What the profiled process left open to its children is not to stay open here: its sockets, devices.
+for number in os.listdir("/proc/self/fd"):
+    try:
+        if int(number) > 2:
+            os.close(int(number))
+    except OSError:
+        pass
 folder, paths = sys.argv[1], sys.argv[2:]
 # Held until the analysis is over, whoever waits for it.
 lock = open(os.path.join(folder, "analyse.lock"), "w")

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use profiler_core::backend::{DriverState, SessionConfig, SessionSummary};
 use profiler_core::error::BackendError;
@@ -27,6 +27,10 @@ const TO_BEGIN: Duration = Duration::from_secs(5);
 const TO_START: Duration = Duration::from_secs(30);
 /// Its stop waits for the device and writes what is there.
 const TO_STOP: Duration = Duration::from_secs(60);
+/// How long the program that analyses may take to go into a process of its own.
+const TO_ANALYSE: Duration = Duration::from_secs(20);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Variables by which this process may have been entered, and the other shall not.
 const NOT_INHERITED: [&str; 4] =
@@ -188,8 +192,14 @@ impl Capture {
 
     /// Starts a process of the same Python that analyses, and is waited for by whoever imports.
     fn analyse(&self, raw: &[PathBuf]) -> Result<(), String> {
-        if !Path::new(&self.started.executable).is_file() {
+        let executable = Path::new(&self.started.executable);
+        if !executable.is_file() {
             return Err("the process's Python does not say which program runs it".to_owned());
+        }
+        // Of an application that holds an interpreter it is the application itself.
+        let name = executable.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("python") && !name.starts_with("pypy") {
+            return Err(format!("{} is no Python that could be started", executable.display()));
         }
         let mut command = Command::new(&self.started.executable);
         command.args(["-c", ANALYSE]).arg(self.raw.path()).args(raw);
@@ -205,13 +215,22 @@ impl Capture {
         let mut child = command
             .spawn()
             .map_err(|error| format!("{} cannot be started: {error}", self.started.executable))?;
-        match child.wait() {
-            Ok(status) if !status.success() => {
-                Err(format!("{} ended with {status}", self.started.executable))
+        let begun = Instant::now();
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) if !status.success() => {
+                    return Err(format!("{} ended with {status}", executable.display()));
+                }
+                // An application that waits for all of its children may have been first.
+                Ok(Some(_)) | Err(_) => return Ok(()),
+                Ok(None) if begun.elapsed() < TO_ANALYSE => std::thread::sleep(LOOK_EVERY),
+                Ok(None) => break,
             }
-            // An application that waits for all of its children may have been first.
-            _ => Ok(()),
         }
+        // Either may find it ended meanwhile.
+        drop(child.kill());
+        drop(child.wait());
+        Err(format!("{} did not begin within {TO_ANALYSE:?}", executable.display()))
     }
 }
 

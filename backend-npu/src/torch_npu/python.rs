@@ -35,7 +35,19 @@ struct Api {
     text: unsafe extern "C" fn(Object) -> *const c_char,
     decrement: unsafe extern "C" fn(Object),
     clear_error: unsafe extern "C" fn(),
+    error: unsafe extern "C" fn() -> Object,
+    error_is: unsafe extern "C" fn(Object) -> c_int,
+    /// The variable that holds the class `Exception`.
+    exception: *const Object,
+    /// `Py_IsFinalizing`, by its older name before Python 3.13.
+    is_finalizing: Option<unsafe extern "C" fn() -> c_int>,
 }
+
+// SAFETY: functions and the address of a variable of the interpreter, which are the same for all
+// threads; each use says what it needs.
+unsafe impl Send for Api {}
+// SAFETY: as above.
+unsafe impl Sync for Api {}
 
 /// The process's interpreter.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +70,8 @@ struct Call {
     argument: CString,
     /// Takes back what the script did, where nobody waits for it any more.
     undo: Option<CString>,
+    /// The process that asked.
+    process: u32,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -84,9 +98,8 @@ impl Python {
             ),
         };
         let api = Api::find().ok_or_else(|| none("this process has no Python interpreter"))?;
-        // SAFETY: may be called at any time, from any thread.
-        if unsafe { (api.is_initialized)() } == 0 {
-            return Err(none("the Python interpreter of this process does not run yet"));
+        if !api.runs() {
+            return Err(none("the Python interpreter of this process does not run"));
         }
         Ok(Self { api })
     }
@@ -112,6 +125,13 @@ impl Python {
         let unavailable = |code: &str, message: String| {
             Err(BackendError::Unavailable { code: code.to_owned(), message })
         };
+        // At the process's exit it may be gone, and a call to it would be a crash.
+        if !self.api.runs() {
+            return unavailable(
+                "no_python",
+                "the Python interpreter of this process has ended".to_owned(),
+            );
+        }
         // JSON has no NUL: it is written as an escape.
         let argument = CString::new(argument.to_string()).unwrap_or_default();
         let call = Arc::new(Call {
@@ -119,6 +139,7 @@ impl Python {
             script: script.to_owned(),
             argument,
             undo: undo.map(ToOwned::to_owned),
+            process: std::process::id(),
             state: Mutex::new(State::Waiting),
             changed: Condvar::new(),
         });
@@ -186,6 +207,11 @@ impl Call {
 extern "C" fn run_call(given: *mut c_void) -> c_int {
     // SAFETY: the count that `Python::run` gave to this call, which comes once.
     let call = unsafe { Arc::from_raw(given.cast_const().cast::<Call>()) };
+    // A child that was forked with the queue in it: nobody waits there, and the lock may be held by
+    // a thread that it does not have.
+    if call.process != std::process::id() {
+        return 0;
+    }
     {
         let mut state = call.state.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*state, State::CalledOff) {
@@ -199,9 +225,16 @@ extern "C" fn run_call(given: *mut c_void) -> c_int {
         State::Over(outcome),
     );
     call.changed.notify_all();
+    // The application is to end, by a signal that came while the script ran: this is its thread.
+    if call.api.error_is_no_exception() {
+        return -1;
+    }
     if let (State::CalledOff, Some(undo)) = (before, &call.undo) {
         // Nobody hears of an error.
         drop(call.api.evaluate(undo, c"null"));
+        if call.api.error_is_no_exception() {
+            return -1;
+        }
     }
     0
 }
@@ -221,7 +254,36 @@ impl Api {
             text: symbol(&process, b"PyUnicode_AsUTF8")?,
             decrement: symbol(&process, b"Py_DecRef")?,
             clear_error: symbol(&process, b"PyErr_Clear")?,
+            error: symbol(&process, b"PyErr_Occurred")?,
+            error_is: symbol(&process, b"PyErr_ExceptionMatches")?,
+            exception: symbol(&process, b"PyExc_Exception")?,
+            is_finalizing: symbol(&process, b"Py_IsFinalizing")
+                .or_else(|| symbol(&process, b"_Py_IsFinalizing")),
         })
+    }
+
+    fn runs(&self) -> bool {
+        // SAFETY: may be called at any time, from any thread.
+        if unsafe { (self.is_initialized)() } == 0 {
+            return false;
+        }
+        let Some(is_finalizing) = self.is_finalizing else { return true };
+        // SAFETY: as above.
+        unsafe { is_finalizing() == 0 }
+    }
+
+    /// Whether what is raised asks the application to end, as `SystemExit` and `KeyboardInterrupt`
+    /// do. The lock of all Python is held.
+    fn error_is_no_exception(&self) -> bool {
+        // SAFETY: the lock is held; a borrowed reference, or NULL.
+        if unsafe { (self.error)() }.is_null() {
+            return false;
+        }
+        // SAFETY: a variable of the interpreter, set as long as it runs.
+        let exception = unsafe { *self.exception };
+        // SAFETY: the lock is held, an error is raised, and the class lives as long as the
+        // interpreter.
+        unsafe { (self.error_is)(exception) == 0 }
     }
 
     /// Runs a script and takes its answer. The lock of all Python is held.
@@ -234,8 +296,10 @@ impl Api {
         let answer = self.evaluate_in(scope, script, argument);
         // SAFETY: the reference that `PyDict_New` gave.
         unsafe { (self.decrement)(scope) };
-        // SAFETY: an error that is left would be raised in whatever the main thread does next.
-        unsafe { (self.clear_error)() };
+        if !self.error_is_no_exception() {
+            // SAFETY: an error that is left would be raised in whatever the main thread does next.
+            unsafe { (self.clear_error)() };
+        }
         answer
     }
 

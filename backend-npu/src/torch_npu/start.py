@@ -34,12 +34,17 @@ def begin(settings):
         experimental_config=profiler._ExperimentalConfig(**details),
         **settings["profile"],
     )
-    profile.start()
     import types
 
+    # Known before it runs: whatever comes in between, a stop finds it.
     module = types.ModuleType("_omniprof_torch_npu")
     module.profile = profile
     sys.modules["_omniprof_torch_npu"] = module
+    try:
+        profile.start()
+    except Exception:
+        del sys.modules["_omniprof_torch_npu"]
+        raise
     executable = sys.executable or ""
     return {"done": {"version": str(version), "executable": executable, "path": list(sys.path)}}
 
@@ -64,6 +69,6 @@ import json
 
 try:
     answer = begin(json.loads(argument))
-except BaseException as error:
+except Exception as error:
     answer = failed("torch_npu_failed", "%s: %s" % (type(error).__name__, error))
 answer = json.dumps(answer)

@@ -12,7 +12,7 @@ import json
 
 try:
     answer = end()
-except BaseException as error:
+except Exception as error:
     message = "%s: %s" % (type(error).__name__, error)
     answer = {"failed": {"code": "torch_npu_failed", "message": message}}
 answer = json.dumps(answer)
