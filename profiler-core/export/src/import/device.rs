@@ -5,12 +5,13 @@
 //! process that exports, or were started by the worker.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use profiler_core::error::chain;
 use profiler_core::spool::{RAW_EXTENSION, SpoolHeader, SpoolReader};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::msprof;
@@ -23,6 +24,9 @@ const LOCK: &str = "import.lock";
 const ANALYSING: &str = "analyse.lock";
 /// How `analyse` ended.
 const ANALYSED: &str = "analyse.log";
+
+/// The directory may be another user's, who could lead a file elsewhere.
+pub(super) const NO_LINKS: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 /// How often it is looked whether others are done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -81,6 +85,10 @@ pub fn raw_traces(spool: &Path) -> Vec<RawTrace> {
 pub fn device_records(spool: &Path, goes_on: &mut dyn FnMut() -> bool) -> DeviceRecords {
     let mut found = DeviceRecords::default();
     let Some(raw) = raw_dir(spool) else { return found };
+    if let Err(error) = std::fs::read_dir(&raw) {
+        found.notes.push(format!("what lies in {} is left out: {error}", raw.display()));
+        return found;
+    }
     let traces = vendor_directories(&raw);
     if traces.is_empty() {
         return found;
@@ -105,15 +113,16 @@ pub fn device_records(spool: &Path, goes_on: &mut dyn FnMut() -> bool) -> Device
         }
     };
     for trace in traces {
-        if imported(&trace).is_empty()
-            && let Err(why) = import_one(&trace, &raw, &host, &lock, goes_on)
-        {
-            found.notes.push(format!(
-                "the device's records in {} are missing: {why}; `{}` makes a trace of them, which \
-                 the next export or summary of this spool takes",
-                trace.display(),
-                command(&trace)
-            ));
+        if imported(&trace).is_empty() {
+            match import_one(&trace, &raw, &host, &lock, goes_on) {
+                Ok(notes) => found.notes.extend(notes),
+                Err(why) => found.notes.push(format!(
+                    "the device's records in {} are missing: {why}; `{}` makes a trace of them, \
+                     which the next export or summary of this spool takes",
+                    trace.display(),
+                    command(&trace)
+                )),
+            }
         }
         found.spools.extend(imported(&trace));
     }
@@ -151,7 +160,12 @@ fn is_of_torch(trace: &Path) -> bool {
 fn imported(trace: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (trace.parent(), trace.file_name()) else { return Vec::new() };
     let begin = format!("{}.", name.to_string_lossy());
-    sorted(folder, |name| name.starts_with(&begin) && name.ends_with(".spool"))
+    let parts = sorted(folder, |name| name.starts_with(&begin) && name.ends_with(".spool"));
+    // The first part comes last: without it others are being published still.
+    match folder.join(format!("{begin}0.spool")).exists() {
+        true => parts,
+        false => Vec::new(),
+    }
 }
 
 fn command(trace: &Path) -> String {
@@ -170,9 +184,9 @@ fn import_one(
     host: &Host,
     lock: &Lock,
     goes_on: &mut dyn FnMut() -> bool,
-) -> Result<(), String> {
+) -> Result<Vec<String>, String> {
     if is_of_torch(trace) {
-        wait_for_analysis(raw, goes_on)?;
+        wait_for_analysis(trace, raw, goes_on)?;
     } else if msprof::timelines(trace).is_empty() {
         msprof::export(trace, &raw.join("msprof.log"), &lock.file, goes_on)?;
     }
@@ -183,25 +197,31 @@ fn import_one(
     if sources.is_empty() {
         return Err("`msprof` ended well and wrote no timeline".to_owned());
     }
-    let mut made = Vec::new();
+    let (mut made, mut notes) = (Vec::new(), Vec::new());
     for (number, source) in sources.iter().enumerate() {
         let spool = PathBuf::from(format!("{}.{number}.spool", trace.display()));
         let part = spool.with_extension("part");
         // What another import left that was ended.
         drop(std::fs::remove_file(&part));
         let source = Source::find(source).map_err(|error| chain(&error))?;
-        super::import_source(&source, &part, Some(host)).map_err(|error| chain(&error))?;
+        let report =
+            super::import_source(&source, &part, Some(host)).map_err(|error| chain(&error))?;
+        notes.extend(report.notes);
         made.push((part, spool));
     }
     // Published together: a part alone would be taken for the whole.
     for (part, spool) in made.into_iter().rev() {
         std::fs::rename(&part, &spool).map_err(|error| error.to_string())?;
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// torch_npu's `analyse` runs since the worker stopped; waits until it is over.
-fn wait_for_analysis(raw: &Path, goes_on: &mut dyn FnMut() -> bool) -> Result<(), String> {
+fn wait_for_analysis(
+    trace: &Path,
+    raw: &Path,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<(), String> {
     if raw.join(ANALYSING).exists() {
         drop(Lock::take(&raw.join(ANALYSING), goes_on)?);
     }
@@ -209,8 +229,12 @@ fn wait_for_analysis(raw: &Path, goes_on: &mut dyn FnMut() -> bool) -> Result<()
         // Analysed by somebody else, or not at all: the trace is there, or not.
         return Ok(());
     };
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let timeline = changed(&trace.join("ASCEND_PROFILER_OUTPUT/trace_view.json"));
     match log.lines().last() {
         Some("done") => Ok(()),
+        // Somebody has analysed it since.
+        _ if timeline.is_some() && timeline >= changed(&raw.join(ANALYSED)) => Ok(()),
         last => Err(format!("`analyse` ended with: {}", last.unwrap_or("nothing"))),
     }
 }
@@ -227,6 +251,7 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(NO_LINKS)
             .open(path)
             .map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
         let begun = std::time::Instant::now();

@@ -1,11 +1,14 @@
 //! Running `msprof`, which alone reads what aclprof wrote.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+
+use super::device::NO_LINKS;
 
 /// The environment variable that names the program.
 const PROGRAM_VARIABLE: &str = "OMNIPROF_MSPROF";
@@ -65,7 +68,13 @@ pub(super) fn export(
     let refused = |what: &str, error: &dyn std::error::Error| {
         format!("{what} {}: {error}", program.display())
     };
-    let words = File::create(log).map_err(|error| refused("no log can be written of", &error))?;
+    let words = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(NO_LINKS)
+        .open(log)
+        .map_err(|error| refused("no log can be written of", &error))?;
     let also = words.try_clone().map_err(|error| refused("no log can be written of", &error))?;
     let mut command = Command::new(&program);
     command.args(["--export=on", "--type=text"]).arg(format!("--output={}", trace.display()));
