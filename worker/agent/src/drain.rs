@@ -70,7 +70,8 @@ fn stop_backends(core: &Core, session: &Session) -> Vec<Stopped> {
     let drain = if is_hasty { HASTY_DRAIN } else { session.terms.drain };
     let backends = std::mem::take(&mut *lock(&session.backends));
     let mut stopped = Vec::new();
-    for backend in backends {
+    // Those that came last first: a device may take its time, and samplers would go on for as long.
+    for backend in backends.into_iter().rev() {
         let id = backend.id().clone();
         let role = core.backends.find(&id).map_or(BackendRole::Host, |found| found.role);
         // One whose delay never ended was not started.
@@ -88,6 +89,7 @@ fn stop_backends(core: &Core, session: &Session) -> Vec<Stopped> {
             }
         }
     }
+    stopped.reverse();
     stopped
 }
 
