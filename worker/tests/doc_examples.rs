@@ -133,10 +133,10 @@ fn calls(call: &str) {
     }
 }
 
-#[test]
-fn the_commands_of_the_page_for_servers_are_understood() {
+/// Reads all commands of a page; how many are ours, and how many are calls.
+fn commands_of(page: &str) -> [usize; 2] {
     let mut read = [0; 2];
-    for line in lines_of("docs/profile-vllm.md") {
+    for line in lines_of(page) {
         if let Some(words) = line.strip_prefix("omniprof ") {
             read[0] += 1;
             understands(words);
@@ -147,23 +147,18 @@ fn the_commands_of_the_page_for_servers_are_understood() {
             panic!("who reads {line:?}?");
         }
     }
+    read
+}
+
+#[test]
+fn the_commands_of_the_page_for_servers_are_understood() {
+    let read = commands_of("docs/profile-vllm.md");
     assert!(read[0] >= 5 && read[1] >= 3, "{read:?}");
 }
 
 #[test]
 fn the_commands_of_the_guide_are_understood() {
-    let mut read = [0; 2];
-    for line in lines_of("docs/user-guide.md") {
-        if let Some(words) = line.strip_prefix("omniprof ") {
-            read[0] += 1;
-            understands(words);
-        } else if let Some(call) = line.strip_prefix("curl ") {
-            read[1] += 1;
-            calls(call);
-        } else {
-            panic!("who reads {line:?}?");
-        }
-    }
+    let read = commands_of("docs/user-guide.md");
     assert!(read[0] >= 25 && read[1] >= 5, "{read:?}");
 }
 

@@ -24,12 +24,7 @@ const SLACK_KIB: f64 = 2048.0;
 ///
 /// A cycle fails.
 pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
-    let controller = Controller::builder()
-        .root(setting.folder(NAME)?)
-        .without_exporter()
-        .options(|options| options.retention = None)
-        .build()?;
-    let dir = controller.socket_dir().context("the controller does not listen")?;
+    let (controller, dir) = super::controller(setting.folder(NAME)?)?;
     let workers = [Worker::start(&dir, 0)?, Worker::start(&dir, 1)?];
     anyhow::ensure!(controller.wait_for_workers(2, DEADLINE), "the workers do not join");
 

@@ -64,12 +64,7 @@ pub fn full(setting: &Setting) -> anyhow::Result<Vec<Line>> {
 pub(super) fn be_small_disk() -> anyhow::Result<ExitCode> {
     let root = PathBuf::from(std::env::var_os(ROOT).context("no root")?);
     let seconds: u64 = std::env::var(SECONDS)?.parse()?;
-    let controller = Controller::builder()
-        .root(&root)
-        .without_exporter()
-        .options(|options| options.retention = None)
-        .build()?;
-    let dir = controller.socket_dir().context("the controller does not listen")?;
+    let (controller, dir) = super::controller(root.clone())?;
     let _agent = Agent::builder().stage(0).role("noisy").socket_dir(dir).connect()?;
     anyhow::ensure!(controller.wait_for_workers(1, DEADLINE), "it does not join");
     let (mut rounds, mut wrong, mut beyond) = (0.0, 0.0, 0.0);

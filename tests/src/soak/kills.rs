@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use profiler_core::clock::{ClockSource as _, SystemClock};
-use profiler_worker::Controller;
 use profiler_worker::controller::StopRequest;
 use profiler_worker::start_request::StartRequest;
 use serde_json::Value;
@@ -34,12 +33,7 @@ fn stop_request() -> StopRequest {
 /// A start, a stop or a process fails otherwise than by the kill.
 pub fn workers(setting: &Setting) -> anyhow::Result<Vec<Line>> {
     const NAME: &str = "killed-workers";
-    let controller = Controller::builder()
-        .root(setting.folder(NAME)?)
-        .without_exporter()
-        .options(|options| options.retention = None)
-        .build()?;
-    let dir = controller.socket_dir().context("the controller does not listen")?;
+    let (controller, dir) = super::controller(setting.folder(NAME)?)?;
     let mut dice = Dice::new(setting.seed);
     let mut workers: Vec<Worker> = Vec::new();
     let (mut rounds, mut killed_in_all, mut wrong_lines, mut unreadable) = (0, 0, 0, 0);

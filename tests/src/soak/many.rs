@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use profiler_worker::Controller;
 use profiler_worker::controller::StopRequest;
 use profiler_worker::start_request::StartRequest;
 
@@ -23,12 +21,7 @@ const EVERY: Duration = Duration::from_millis(100);
 ///
 /// A capture fails, or a spool cannot be read.
 pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
-    let controller = Controller::builder()
-        .root(setting.folder(NAME)?)
-        .without_exporter()
-        .options(|options| options.retention = None)
-        .build()?;
-    let dir = controller.socket_dir().context("the controller does not listen")?;
+    let (controller, dir) = super::controller(setting.folder(NAME)?)?;
     let count = setting.workers;
     let mut workers: Vec<Worker> =
         (0..count).map(|rank| Worker::marking(&dir, rank, EVERY)).collect::<Result<_, _>>()?;

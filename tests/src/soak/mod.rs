@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use profiler_worker::Controller;
 use profiler_worker::manifest::{LineState, WorkerLine};
 use serde::Serialize;
 
@@ -194,6 +195,17 @@ pub(crate) fn wait_for<T>(
         anyhow::ensure!(Instant::now() < deadline, "{what} does not come to be in {limit:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A controller that exports and deletes nothing, and where its workers find it.
+pub(crate) fn controller(root: PathBuf) -> anyhow::Result<(Controller, PathBuf)> {
+    let controller = Controller::builder()
+        .root(root)
+        .without_exporter()
+        .options(|options| options.retention = None)
+        .build()?;
+    let dir = controller.socket_dir().context("the controller does not listen")?;
+    Ok((controller, dir))
 }
 
 /// Whether a worker's capture is whole, exported or not.

@@ -39,3 +39,25 @@ impl Bridge for Map {
         Ok(self.0.forward(&hidden)?.flatten_all()?.to_vec1()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use demo_stage::conformance;
+
+    use super::*;
+
+    #[test]
+    fn the_cache_changes_nothing() {
+        conformance::the_cache_changes_nothing(&Candle);
+    }
+
+    #[test]
+    fn two_ranks_decode_what_one_does() {
+        conformance::two_ranks_decode_what_one_does(&Candle);
+    }
+
+    #[test]
+    fn each_request_of_a_batch_has_its_own_mean() {
+        conformance::each_request_of_a_batch_has_its_own_mean(&Candle);
+    }
+}

@@ -6,6 +6,8 @@
 //! their spans and their steps are the same for each. A program calls [`run`] and needs nothing
 //! else. These are parts of programs, so errors are `anyhow`'s.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod diffusion;
 mod engine;
 pub mod frames;

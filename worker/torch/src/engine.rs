@@ -44,3 +44,27 @@ impl Bridge for Map {
         Ok(to_host(&apply(&self.weight, &hidden)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use demo_stage::conformance;
+
+    use super::*;
+
+    const ENGINE: Torch = Torch { device: Device::Cpu };
+
+    #[test]
+    fn the_cache_changes_nothing() {
+        conformance::the_cache_changes_nothing(&ENGINE);
+    }
+
+    #[test]
+    fn two_ranks_decode_what_one_does() {
+        conformance::two_ranks_decode_what_one_does(&ENGINE);
+    }
+
+    #[test]
+    fn each_request_of_a_batch_has_its_own_mean() {
+        conformance::each_request_of_a_batch_has_its_own_mean(&ENGINE);
+    }
+}
