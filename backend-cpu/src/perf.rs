@@ -153,9 +153,7 @@ impl Event {
         let lost = values.get(8..16).filter(|_| read == 16)?;
         lost.first_chunk().map(|lost| u64::from_ne_bytes(*lost))
     }
-}
 
-impl Event {
     /// What tells that its ring is half full.
     pub(crate) fn descriptor(&self) -> &Kept<OwnedFd> {
         &self.fd

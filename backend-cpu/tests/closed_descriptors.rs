@@ -1,11 +1,7 @@
 //! A program that closes whatever descriptors it finds, while it is recorded, and puts files of its
 //! own in their places: none of them is read, written, waited for or closed for ours.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails, and says what it skips"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(unsafe_code, reason = "a program that closes what is not its own is what is tested")]
 
 mod support;
@@ -62,7 +58,7 @@ fn a_program_that_closes_all_descriptors_keeps_its_own() {
     if perf_allowed() {
         configs.extend([in_layout("inherited"), in_layout("per_thread")]);
     } else {
-        println!("skipped: perf events are refused here; the timers alone are tried");
+        skipped("perf events are refused here: the timers alone are tried");
     }
     for config in configs {
         let before = open_numbers();

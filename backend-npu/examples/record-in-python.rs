@@ -19,8 +19,8 @@ type Open = (Box<dyn ProfileSession>, Arc<MemorySink>);
 
 static OPEN: Mutex<Option<Open>> = Mutex::new(None);
 
-/// Starts a session. The settings are JSON: `machine`, `raw_dir`, `options`, and more of a
-/// session's configuration.
+/// Starts a session. The settings are JSON: `machine`, the root of the file system that is probed,
+/// and `config`, a session's configuration.
 ///
 /// # Safety
 ///

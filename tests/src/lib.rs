@@ -1,5 +1,5 @@
 //! What the test programs share: the figures that omniprof must reach and how they are measured, the
-//! matrix of backends, and spools made for tests.
+//! matrix of backends, soak and fuzzing, and spools made for tests.
 
 pub mod figures;
 pub mod fuzz;

@@ -1,5 +1,6 @@
-//! The public names of the library crates, as their sources declare them: a name that goes away or
-//! moves breaks who uses it, and shows here. New ones break nobody.
+//! The public names of the library crates, by the file that declares them: a name that goes away
+//! breaks who uses it, and shows here. One that moves between files shows as well; where its module
+//! is private, the listing is only to be written anew. New ones break nobody.
 //!
 //! This reads declarations and no types: that a signature changed is seen by the examples and by
 //! those who use it here. With `OMNIPROF_RENEW` set it writes the listing anew.
@@ -25,9 +26,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `pub fn name`, `pub struct Name` and so on; what stands in a private module is none.
+/// `pub fn name`, `pub struct Name` and so on; `pub(crate)` is none.
 fn declared(line: &str) -> Option<(&'static str, &str)> {
-    let mut rest = line.trim_start().strip_prefix("pub ")?;
+    let rest = line.trim_start().strip_prefix("pub ")?;
     for word in ["const fn", "unsafe fn", "extern \"C\" fn", "async fn"] {
         if let Some(after) = rest.strip_prefix(word) {
             return Some(("fn", name(after)?));
@@ -35,8 +36,7 @@ fn declared(line: &str) -> Option<(&'static str, &str)> {
     }
     for word in ["fn", "struct", "enum", "trait", "type", "const", "static", "mod", "union"] {
         if let Some(after) = rest.strip_prefix(word).and_then(|after| after.strip_prefix(' ')) {
-            rest = after;
-            return Some((word, name(rest)?));
+            return Some((word, name(after)?));
         }
     }
     None

@@ -1,10 +1,6 @@
 //! `omniprof run` over real commands: what they get, how they end, what is recorded of them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails, and says what it skips"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli_support;
 mod run_support;
@@ -12,7 +8,7 @@ mod run_support;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
-use cli_support::{Place, Serving, until};
+use cli_support::{Place, Serving, skipped, until};
 use run_support::{Running, get, has_python, post, post_as, python_server};
 use rustix::process::Signal;
 
@@ -120,9 +116,9 @@ fn signals_reach_the_command() {
         (Signal::TERM, "true", 143),
     ] {
         if is_ignored(signal) {
-            println!(
-                "skipped: {signal:?} is ignored here, as under nohup, and no shell can trap it"
-            );
+            skipped(&format!(
+                "{signal:?} is ignored here, as under nohup, and no shell can trap it"
+            ));
             continue;
         }
         let script = format!("{script}; echo ready 0; while :; do sleep 0.05; done");
@@ -144,7 +140,7 @@ fn is_ignored(signal: Signal) -> bool {
 #[test]
 fn ctrl_c_reaches_the_command_once() {
     if !has_python() {
-        return println!("skipped: no python3");
+        return skipped("no python3");
     }
     let place = Place::new();
     // A terminal of its own, whose key reaches the whole foreground group.
@@ -194,7 +190,7 @@ sys.exit(count)
 #[test]
 fn a_server_of_vllms_shape_is_recorded_process_by_process() {
     if !has_python() {
-        return println!("skipped: no python3");
+        return skipped("no python3");
     }
     let place = Place::new();
     let server = python_server();
@@ -410,7 +406,7 @@ fn a_server_that_is_not_there_is_told_and_the_command_is_not_started() {
 #[test]
 fn a_process_that_uses_a_device_and_has_not_joined_is_told_with_the_reason() {
     if !has_python() {
-        return println!("skipped: no python3");
+        return skipped("no python3");
     }
     let place = Place::new();
     // The driver's library by its name, which is all that can be seen from outside.
@@ -473,13 +469,13 @@ fn of_programs_that_no_loader_joins_it_is_told_which() {
         compiler.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     };
     if !compile("dynamic", &[]) {
-        return println!("skipped: no C compiler");
+        return skipped("no C compiler");
     }
     let mut expected = Vec::new();
     if compile("fixed", &["-static"]) {
         expected.push(("fixed", "static"));
     } else {
-        println!("skipped: no static C library");
+        skipped("no static C library");
     }
     let dynamic = place.join("dynamic");
     // In this order: a change of the owner takes the mode away.
@@ -488,10 +484,10 @@ fn of_programs_that_no_loader_joins_it_is_told_which() {
         std::fs::set_permissions(&dynamic, mode).unwrap();
         match runs_with_more_rights(&dynamic) {
             true => expected.push(("dynamic", "secure")),
-            false => println!("skipped: set-user-id programs run here as any other"),
+            false => skipped("set-user-id programs run here as any other"),
         }
     } else {
-        println!("skipped: who is not root can make no program that runs as another user");
+        skipped("who is not root can make no program that runs as another user");
     }
     // Any library for this machine will do: nothing opens it here.
     std::fs::create_dir(place.join("bin")).unwrap();
@@ -553,7 +549,7 @@ fn as_the_first_process_of_a_pid_namespace_it_reaps_and_forwards() {
         .stderr(Stdio::null())
         .status();
     if !can.is_ok_and(|status| status.success()) {
-        return println!("skipped: no namespaces may be made here (unshare --user --pid)");
+        return skipped("no namespaces may be made here (unshare --user --pid)");
     }
     let script = "test $PPID = 1 && echo child of one; \
                   (sleep 0.2 &) ; sleep 7 & trap 'exit 5' TERM; sleep 1; \
@@ -572,7 +568,7 @@ fn as_the_first_process_of_a_pid_namespace_it_reaps_and_forwards() {
 #[test]
 fn stacks_of_python_code_are_read_from_outside() {
     if !has_python() {
-        return println!("skipped: no python3");
+        return skipped("no python3");
     }
     let place = Place::new();
     let server = python_server();
@@ -592,7 +588,7 @@ fn stacks_of_python_code_are_read_from_outside() {
     let worker = &manifest["workers"][0];
     let notes = worker["notes"].to_string();
     if notes.contains("no Python stacks were read") && notes.contains("ermission") {
-        return println!("skipped: the memory of other processes may not be read here: {notes}");
+        return skipped(&format!("the memory of other processes may not be read here: {notes}"));
     }
     let files = worker["files"].as_array().unwrap();
     let folded = files.iter().find(|file| file["format"] == "folded").unwrap();
@@ -612,7 +608,7 @@ fn a_worker_of_another_container_joins_by_a_shared_directory_and_a_token() {
         .stderr(Stdio::null())
         .status();
     if !can.is_ok_and(|status| status.success()) {
-        return println!("skipped: no namespaces may be made here (unshare --user --pid --mount)");
+        return skipped("no namespaces may be made here (unshare --user --pid --mount)");
     }
     let place = Place::new();
     let shared = place.join("shared");

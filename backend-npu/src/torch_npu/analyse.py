@@ -10,7 +10,8 @@ for number in os.listdir("/proc/self/fd"):
     except OSError:
         pass
 folder, paths = sys.argv[1], sys.argv[2:]
-# Held until the analysis is over, whoever waits for it.
+# Held until the analysis is over: whoever imports (profiler_export::import::device) waits for this
+# lock, and reads the last line of the log: "done", or what went wrong.
 lock = open(os.path.join(folder, "analyse.lock"), "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 if os.fork() != 0:

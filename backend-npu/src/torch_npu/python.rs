@@ -55,7 +55,8 @@ pub(crate) struct Python {
     api: Api,
 }
 
-/// What a script said: `{"done": ...}`, or `{"failed": "..."}` with a stable word.
+/// What a script said: `{"done": ...}`, or `{"failed": {"code": ..., "message": ...}}` with a stable
+/// word as code.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Said {

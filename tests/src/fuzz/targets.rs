@@ -1,5 +1,6 @@
 //! What is fuzzed.
 
+use std::ops::Range;
 use std::path::Path;
 
 use profiler_core::clock::ClockDomain;
@@ -9,7 +10,7 @@ use profiler_core::control::{FromAgent, ToAgent};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::sink::{RecordSink as _, StreamInfo};
 use profiler_core::spool::SpoolReader;
-use profiler_core::spool::format::{BLOCK_HEADER_BYTES, BlockHeader, ParsedHeader};
+use profiler_core::spool::format::{BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, ParsedHeader};
 use profiler_core::trace_path::{SessionId, SessionLabel, TracePath, TracePathPolicy};
 use profiler_worker::controller::StopRequest;
 use profiler_worker::start_request::StartRequest;
@@ -156,35 +157,37 @@ fn as_it_is(_input: &mut [u8]) {}
 fn mend_spool(input: &mut [u8]) {
     let mut at = 0;
     while at + BLOCK_HEADER_BYTES <= input.len() {
-        if input[at..].starts_with(b"OSB1") {
+        if input[at..].starts_with(&BLOCK_MAGIC) {
             let whole = at + BLOCK_HEADER_BYTES;
-            if let Some(payload) = payload_range(&input[at..]) {
-                let payload = whole + payload.start..whole + payload.end;
-                if let Some(bytes) = input.get(payload) {
-                    let crc = crc32fast::hash(bytes);
-                    input[at + 72..at + 76].copy_from_slice(&crc.to_le_bytes());
-                }
+            if let Some(len) = payload_len(&input[at..])
+                && let Some(bytes) = input.get(whole..whole + len)
+            {
+                let crc = crc32fast::hash(bytes);
+                input[at..][PAYLOAD_CRC].copy_from_slice(&crc.to_le_bytes());
             }
-            let mut hasher = crc32fast::Hasher::new();
-            hasher.update(&input[at..at + 80]);
-            let crc = hasher.finalize();
-            input[at + 80..at + 84].copy_from_slice(&crc.to_le_bytes());
+            mend_header(&mut input[at..whole]);
         }
         at += 8;
     }
 }
 
-/// Where the payload of a block lies behind its header, if its length is told within bounds.
-fn payload_range(block: &[u8]) -> Option<std::ops::Range<usize>> {
+/// Where a block's header has the checksums of its payload and of itself (docs/spool-format.md).
+const PAYLOAD_CRC: Range<usize> = 72..76;
+const HEADER_CRC: Range<usize> = 80..84;
+
+fn mend_header(header: &mut [u8]) {
+    let crc = crc32fast::hash(&header[..HEADER_CRC.start]);
+    header[HEADER_CRC].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// How long the payload of a block is, if its header tells it within bounds.
+fn payload_len(block: &[u8]) -> Option<usize> {
     let mut mended = block.get(..BLOCK_HEADER_BYTES)?.to_vec();
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&mended[..80]);
-    let crc = hasher.finalize();
-    mended[80..84].copy_from_slice(&crc.to_le_bytes());
+    mend_header(&mut mended);
     let ParsedHeader::Block(header) = BlockHeader::parse(&mended) else { return None };
     let len = usize::try_from(header.block_len()).ok()?.checked_sub(BLOCK_HEADER_BYTES)?;
     // The padding behind it is not summed; what is wrong there is a block that is refused.
-    Some(0..len.min(block.len() - BLOCK_HEADER_BYTES))
+    Some(len.min(block.len() - BLOCK_HEADER_BYTES))
 }
 
 fn spool(input: &[u8], scratch: &Path) {

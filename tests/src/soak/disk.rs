@@ -37,7 +37,7 @@ pub fn full(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
         .arg(own)
         .arg(&root)
-        .env("OMNIPROF_SOAK_ROLE", "small-disk")
+        .env(super::worker::VARIABLE, "small-disk")
         .env(ROOT, &root)
         .env(SECONDS, setting.faults.as_secs().to_string())
         .env("OMNIPROF_SOCKET", socket.path())

@@ -12,7 +12,7 @@ use profiler_core::record::{Marker, Row as _};
 use profiler_core::spool::SpoolReader;
 
 /// Names the role that a process of this program shall play.
-const VARIABLE: &str = "OMNIPROF_SOAK_ROLE";
+pub(super) const VARIABLE: &str = "OMNIPROF_SOAK_ROLE";
 const RANK: &str = "OMNIPROF_SOAK_RANK";
 const SOCKET_DIR: &str = "OMNIPROF_SOAK_SOCKET_DIR";
 

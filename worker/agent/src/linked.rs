@@ -3,13 +3,14 @@
 //! A backend registers itself with `inventory`; a crate that nothing names is not linked and
 //! registers nothing.
 
+use std::time::{Duration, Instant};
+
 #[cfg(feature = "cpu")]
 use backend_cpu as _;
 #[cfg(feature = "cuda")]
 use backend_cuda as _;
 #[cfg(feature = "npu")]
 use backend_npu as _;
-use std::time::{Duration, Instant};
 
 use profiler_core::registry::BackendRegistry;
 

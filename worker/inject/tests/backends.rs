@@ -7,12 +7,12 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    Launcher, Spoken, arm, eventually, fake_cuda, fake_cupti, injected_file, python, spool_file,
+    Launcher, Spoken, arm, eventually, fake_cuda, fake_cupti, injected_file, python, skipped,
+    spool_file,
 };
 use profiler_core::backend::BackendId;
 use profiler_core::control::Hello;
@@ -29,15 +29,9 @@ fn built_in() -> BTreeSet<String> {
 fn is_built_in(id: &str) -> bool {
     let there = built_in().contains(id);
     if !there {
-        skipped(id, "the injected file was built without it");
+        skipped(&format!("the injected file was built without `{id}`"));
     }
     there
-}
-
-/// Says so past the capture of output, so that it is seen: a skipped test has not passed.
-fn skipped(test: &str, why: &str) {
-    let line = format!("skipped: {test}: {why}\n");
-    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
 fn assert_backends(hello: &Hello) {
@@ -141,8 +135,7 @@ fn cuda_records_an_injected_program_on_hardware() {
         return;
     }
     if !Path::new("/dev/nvidia0").exists() {
-        let test = "cuda_records_an_injected_program_on_hardware";
-        return skipped(test, "there is no NVIDIA device (/dev/nvidia0)");
+        return skipped("there is no NVIDIA device (/dev/nvidia0)");
     }
     let launcher = Launcher::new();
     let program = common::build("cuda-workload", "cuda-workload");

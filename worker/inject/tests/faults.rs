@@ -1,10 +1,6 @@
 //! Programs that end, are killed, close what they find or lock themselves in: each runs on, or ends,
 //! as if alone, and what was recorded can be read.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on fails, and one that skips says so"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -13,7 +9,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Launcher, Spoken, arm, eventually, injected_file, rows, spool_file, threads};
+use common::{
+    Launcher, Spoken, arm, eventually, injected_file, rows, skipped, spool_file, threads,
+};
 use profiler_core::control::AgentRequest;
 use profiler_core::record::Window;
 use profiler_core::spool::SpoolReader;
@@ -223,7 +221,7 @@ fn a_program_with_more_rights_than_its_user_runs_on_without_us() {
     let launcher = Launcher::new();
     let folder = tempfile::tempdir().unwrap();
     let Some(program) = set_user_id(folder.path()) else {
-        return println!("skipped: who is not root can make no program that runs as another user");
+        return skipped("who is not root can make no program that runs as another user");
     };
     let mut command = launcher.command(&program);
     command.env("LD_PRELOAD", injected_file()).env("OMNIPROF_JOIN_PROGRAMS", "*");
@@ -233,7 +231,7 @@ fn a_program_with_more_rights_than_its_user_runs_on_without_us() {
     assert_eq!(child.hear(), "a line");
     if !is_secure(child.child.id()) {
         child.child.kill().unwrap();
-        return println!("skipped: {} runs set-user-id programs as any other", program.display());
+        return skipped("set-user-id programs run here as any other");
     }
     assert_eq!(threads(child.child.id()).len(), 1);
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.child.id())).unwrap();

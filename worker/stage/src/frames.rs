@@ -54,7 +54,7 @@ pub struct Request {
 
 /// A request as a stage gives it to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Handoff {
+pub(crate) struct Handoff {
     /// The request's id.
     pub id: u64,
     /// How many images the diffusion stage makes.
@@ -91,7 +91,7 @@ pub fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option<T>
 /// # Errors
 ///
 /// The stream's; there are too many for a frame.
-pub fn write_floats(stream: &mut impl Write, floats: &[f32]) -> io::Result<()> {
+pub(crate) fn write_floats(stream: &mut impl Write, floats: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(floats.len() * 4);
     for float in floats {
         bytes.extend_from_slice(&float.to_le_bytes());
@@ -104,7 +104,7 @@ pub fn write_floats(stream: &mut impl Write, floats: &[f32]) -> io::Result<()> {
 /// # Errors
 ///
 /// The stream's; it ended; the frame is too long or has a rest.
-pub fn read_floats(stream: &mut impl Read) -> io::Result<Vec<f32>> {
+pub(crate) fn read_floats(stream: &mut impl Read) -> io::Result<Vec<f32>> {
     let Some(bytes) = read_frame(stream)? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };

@@ -182,7 +182,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Says that a test could not run here. Past the test harness, which shows nothing of a test that
+/// Says that a test, or a part of it, could not run here. Past the test harness, which shows nothing of a test that
 /// passes; `.ci/run` counts these lines.
 pub(crate) fn skipped(why: &str) {
     use std::io::Write as _;

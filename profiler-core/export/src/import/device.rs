@@ -15,11 +15,12 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::msprof;
-use super::source::Source;
+use super::source::{MSPROF_PREFIX, NPU_OUTPUT, NPU_SUFFIX, NPU_TRACE, Source};
 use crate::capture::{Capture, CaptureOptions};
 
 /// Held while raw data is made a trace of; `msprof` holds it as well.
 const LOCK: &str = "import.lock";
+// These two are written by backend-npu/src/torch_npu/analyse.py.
 /// Held by torch_npu's `analyse` while it runs.
 const ANALYSING: &str = "analyse.lock";
 /// How `analyse` ended.
@@ -43,7 +44,7 @@ pub struct DeviceRecords {
     pub notes: Vec<String>,
 }
 
-/// Raw data that became no spool.
+/// A directory that a vendor's tool wrote beside a spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RawTrace {
@@ -146,14 +147,14 @@ fn sorted(folder: &Path, is_meant: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 }
 
 fn vendor_directories(raw: &Path) -> Vec<PathBuf> {
-    let is_vendors = |name: &str| name.starts_with("PROF_") || name.ends_with("_ascend_pt");
+    let is_vendors = |name: &str| name.starts_with(MSPROF_PREFIX) || name.ends_with(NPU_SUFFIX);
     let mut found = sorted(raw, is_vendors);
     found.retain(|path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()));
     found
 }
 
 fn is_of_torch(trace: &Path) -> bool {
-    trace.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_ascend_pt"))
+    trace.file_name().is_some_and(|name| name.to_string_lossy().ends_with(NPU_SUFFIX))
 }
 
 /// The spools that a vendor's directory became: itself, or a part each.
@@ -230,7 +231,7 @@ fn wait_for_analysis(
         return Ok(());
     };
     let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let timeline = changed(&trace.join("ASCEND_PROFILER_OUTPUT/trace_view.json"));
+    let timeline = changed(&trace.join(NPU_OUTPUT).join(NPU_TRACE));
     match log.lines().last() {
         Some("done") => Ok(()),
         // Somebody has analysed it since.

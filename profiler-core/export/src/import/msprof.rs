@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use super::device::NO_LINKS;
+use super::source::MSPROF_OUTPUT;
 
 /// The environment variable that names the program.
 const PROGRAM_VARIABLE: &str = "OMNIPROF_MSPROF";
-/// Where its exports lie.
-const OUTPUT: &str = "mindstudio_profiler_output";
 /// Where a CANN keeps it.
 const PLACES: [&str; 3] = ["tools/profiler/bin/msprof", "bin/msprof", "tools/msprof"];
 /// CANN 9's place, then that of CANN 8.5 and before.
@@ -32,7 +31,7 @@ pub(super) fn command(trace: &Path) -> String {
 
 /// The newest timeline that was exported, or all parts of it.
 pub(super) fn timelines(trace: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(trace.join(OUTPUT)) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(trace.join(MSPROF_OUTPUT)) else { return Vec::new() };
     let mut newest = String::new();
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {

@@ -9,13 +9,13 @@ use flate2::bufread::MultiGzDecoder;
 use super::ImportError;
 
 /// What torch_npu's profiler writes once it has analysed, below its directory.
-const NPU_OUTPUT: &str = "ASCEND_PROFILER_OUTPUT";
-const NPU_TRACE: &str = "trace_view.json";
-const NPU_SUFFIX: &str = "_ascend_pt";
+pub(super) const NPU_OUTPUT: &str = "ASCEND_PROFILER_OUTPUT";
+pub(super) const NPU_TRACE: &str = "trace_view.json";
+pub(super) const NPU_SUFFIX: &str = "_ascend_pt";
 
 /// What `msprof` writes, and where its export lies.
-const MSPROF_PREFIX: &str = "PROF_";
-const MSPROF_OUTPUT: &str = "mindstudio_profiler_output";
+pub(super) const MSPROF_PREFIX: &str = "PROF_";
+pub(super) const MSPROF_OUTPUT: &str = "mindstudio_profiler_output";
 
 const BUFFER_BYTES: usize = 256 << 10;
 

@@ -73,6 +73,16 @@ impl DeviceTimes {
         Ok(())
     }
 
+    pub(super) fn worker_end(
+        &mut self,
+        worker: usize,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        let Some(timeline) = &mut self.timeline else { return Ok(()) };
+        timeline.worker_end(worker, workers, definitions)
+    }
+
     pub(super) fn operators(&mut self, place: &Place<'_>, rows: &[Operator]) -> io::Result<()> {
         self.has_operators |= !rows.is_empty();
         match &mut self.timeline {

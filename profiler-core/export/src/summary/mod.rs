@@ -103,6 +103,15 @@ impl Consumer for SummaryBuilder {
         self.on_device.begin(workers)
     }
 
+    fn worker_end(
+        &mut self,
+        worker: usize,
+        workers: &[Worker],
+        definitions: &Definitions,
+    ) -> io::Result<()> {
+        self.on_device.worker_end(worker, workers, definitions)
+    }
+
     fn kernels(&mut self, place: &Place<'_>, rows: &[Kernel]) -> io::Result<()> {
         let (sums, buckets, _) = self.of(place);
         for row in rows {
