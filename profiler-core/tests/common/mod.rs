@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use profiler_core::clock::{ClockDomain, Instant, SystemClock};
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::record::{Loss, Marker};
 use profiler_core::sink::StreamInfo;
-use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
+use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolReader, SpoolWriter};
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
@@ -57,4 +58,17 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The markers' numbers, and the rows of losses.
+pub(crate) fn read(path: &Path) -> (Vec<u64>, Vec<Loss>, SpoolReader) {
+    let mut reader = SpoolReader::open(path).expect("a spool");
+    let (mut numbers, mut losses) = (Vec::new(), Vec::new());
+    while let Some(block) = reader.next_block().expect("a readable file") {
+        if let Some(rows) = block.rows::<Marker>() {
+            numbers.extend(rows.iter().map(|marker| marker.payload));
+        }
+        losses.extend_from_slice(block.rows::<Loss>().unwrap_or_default());
+    }
+    (numbers, losses, reader)
 }

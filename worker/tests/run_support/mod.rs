@@ -1,4 +1,5 @@
 //! Running commands under `omniprof run`, and asking it over HTTP.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;

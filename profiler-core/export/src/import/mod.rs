@@ -5,6 +5,7 @@
 //! msprof's `msprof_*.json` resembles. Events that say what other events say already, or that this
 //! project has no rows for, are left out and counted by what they are.
 
+mod args;
 mod device;
 mod event;
 mod msprof;

@@ -11,10 +11,10 @@ use profiler_core::record::{
     SynchronizationKind, ThreadDef, Window, WindowEdge,
 };
 use profiler_core::sink::{Batch, Emit, RecordSink, StreamId, StreamInfo};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::ImportError;
+use super::args::{Args, compact, number, small, three};
 use super::event::{Event, plain};
 use super::rows::{AnyRow, Rows};
 use super::scan::{Part, Scanner};
@@ -125,78 +125,6 @@ struct Translator<'a> {
     threads: HashMap<(String, String), u32>,
     next_span: u64,
     left_out: BTreeMap<String, u64>,
-}
-
-/// What arguments say, of all kinds of events.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Args<'a> {
-    #[serde(borrow)]
-    correlation: Option<&'a RawValue>,
-    #[serde(borrow)]
-    connection_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    device: Option<&'a RawValue>,
-    #[serde(borrow)]
-    context: Option<&'a RawValue>,
-    #[serde(borrow)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow)]
-    bytes: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Bytes")]
-    allocated: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Addr")]
-    address: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Device Id")]
-    device_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Total Allocated")]
-    total_allocated: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Total Reserved")]
-    total_reserved: Option<&'a RawValue>,
-    #[serde(borrow)]
-    cbid: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Sequence number")]
-    sequence: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Input Dims")]
-    dims: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Input type")]
-    types: Option<&'a RawValue>,
-    #[serde(borrow, rename = "Task Type")]
-    task_type: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "Physic Stream Id")]
-    physical_stream: Option<&'a RawValue>,
-    #[serde(borrow)]
-    grid: Option<&'a RawValue>,
-    #[serde(borrow)]
-    block: Option<&'a RawValue>,
-    #[serde(borrow, rename = "registers per thread")]
-    registers: Option<&'a RawValue>,
-    #[serde(borrow, rename = "shared memory")]
-    shared: Option<&'a RawValue>,
-    #[serde(borrow, rename = "data_type")]
-    data_type: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "alg_type")]
-    algorithm: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    count: Option<&'a RawValue>,
-}
-
-/// A number, however it is written; what is no such number is 0.
-fn number(raw: Option<&RawValue>) -> u64 {
-    let text = raw.map_or("", |raw| plain(raw.get()));
-    text.parse::<u64>().unwrap_or_else(|_| match text.parse::<i64>() {
-        Ok(negative) => negative as u64,
-        // The cast saturates.
-        Err(_) => text.parse::<f64>().map_or(0, |float| float as u64),
-    })
-}
-
-fn small(raw: Option<&RawValue>) -> u32 {
-    u32::try_from(number(raw)).unwrap_or(u32::MAX)
-}
-
-fn three(raw: Option<&RawValue>) -> [u32; 3] {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
 impl Translator<'_> {
@@ -633,9 +561,4 @@ fn sorted(table: &HashMap<String, String>) -> Vec<(&str, &str)> {
 /// Hostile categories are not kept whole.
 fn short(text: &str) -> &str {
     text.get(..64).unwrap_or(text)
-}
-
-/// JSON without white space.
-fn compact(json: &str) -> String {
-    json.chars().filter(|char| !char.is_whitespace()).collect()
 }
