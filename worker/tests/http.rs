@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use profiler_core::control::WorkerError;
 use profiler_worker::Controller;
 use profiler_worker::http::{HttpOptions, ServeError, Server};
 use profiler_worker::manifest::Manifest;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use support::{Behaviour, Bench, OnStop, join, wait_for};
+use support::{Behaviour, Bench, OnArm, OnStop, join, wait_for};
 
 /// A server in threads of its own.
 struct Serving {
@@ -211,6 +212,34 @@ fn a_failure_is_no_200() {
     assert_eq!(status, 502);
     assert_eq!(manifest["schema_version"], 1, "the same body");
     assert_eq!(manifest["workers"][1]["state"], "missing");
+}
+
+#[test]
+fn a_degraded_worker_is_a_200_only_where_the_start_accepted_it() {
+    let mut workers = two_stages();
+    let less = WorkerError::new("outside", "operators do not show: add `--join preload`");
+    workers[1].on_arm = OnArm::Degraded(less);
+    let (_bench, server, _workers) = serving(workers);
+    let cases = [
+        ("", 502),
+        (r#"{"on_unavailable":"fail","record_shapes":true}"#, 502),
+        (r#"{"on_unavailable":"degrade"}"#, 200),
+        (r#"{"allow_partial":true}"#, 200),
+    ];
+    for (body, wanted) in cases {
+        let (status, started) = server.post("/start_profile", body);
+        assert_eq!(status, wanted, "{body}: {started}");
+        // The same answer either way: the session runs.
+        assert_eq!(started["workers"][0]["error"], Value::Null, "{body}: {started}");
+        assert_eq!(started["workers"][1]["error"]["code"], "outside", "{body}: {started}");
+        let (_, running) = server.get("/profile/status");
+        let running: Value = serde_json::from_slice(&running).unwrap();
+        assert_eq!(running["session"]["session"], started["session"], "{body}");
+        let (status, stopped) = server.post("/stop_profile", "");
+        assert_eq!(status, wanted, "{body}: {stopped}");
+        assert_eq!(stopped["session"], started["session"], "{body}: {stopped}");
+        assert_eq!(stopped["workers"][1]["state"], "degraded", "{body}: {stopped}");
+    }
 }
 
 #[test]

@@ -74,6 +74,10 @@ fn page(document: &Value) -> String {
             writeln!(page, "\nOne of {}.", choices.join(", ")).unwrap();
             continue;
         }
+        if schema["oneOf"].is_array() {
+            writeln!(page, "\n{}.", type_of(schema)).unwrap();
+            continue;
+        }
         let Some(fields) = schema["properties"].as_object() else {
             panic!("{name}: neither fields nor choices");
         };

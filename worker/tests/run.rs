@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
 use cli_support::{Place, Serving, skipped, until};
-use run_support::{Running, get, has_python, post, post_as, python_server};
+use run_support::{Running, get, has_python, post, post_as, post_with_status, python_server};
 use rustix::process::Signal;
 
 /// A command that stays until it is told to end.
@@ -278,15 +278,28 @@ fn a_duration_ends_the_capture_and_not_the_command() {
 fn operators_asked_of_a_process_that_is_looked_at_from_outside_are_missed_aloud() {
     let place = Place::new();
     let run = Running::start(&place, &[], STAY);
-    let answer = until("the command has joined", || {
-        let answer = post(&run.url, "/start_profile", r#"{"record_shapes": true}"#);
-        answer["workers"].is_array().then_some(answer)
-    });
-    let error = &answer["workers"][0]["error"];
-    assert_eq!(error["code"], "outside", "{answer}");
-    assert!(error["message"].as_str().unwrap().contains("--join preload"), "{answer}");
-    let manifest = post(&run.url, "/stop_profile", r#"{"wait_ms": 30000}"#);
-    assert_eq!(manifest["workers"][0]["state"], "degraded", "{manifest}");
+    let start = |body: &str| {
+        until("the command has joined", || {
+            let (status, answer) = post_with_status(&run.url, "/start_profile", body);
+            answer["workers"].is_array().then_some((status, answer))
+        })
+    };
+    let cases = [
+        (r#"{"record_shapes": true}"#, 502),
+        (r#"{"record_shapes": true, "on_unavailable": "degrade"}"#, 200),
+        (r#"{"record_shapes": true, "allow_partial": true}"#, 200),
+    ];
+    for (body, wanted) in cases {
+        let (status, answer) = start(body);
+        assert_eq!(status, wanted, "{body}: {answer}");
+        let error = &answer["workers"][0]["error"];
+        assert_eq!(error["code"], "outside", "{body}: {answer}");
+        assert!(error["message"].as_str().unwrap().contains("--join preload"), "{answer}");
+        let stop = r#"{"wait_ms": 30000}"#;
+        let (status, manifest) = post_with_status(&run.url, "/stop_profile", stop);
+        assert_eq!(status, wanted, "{body}: {manifest}");
+        assert_eq!(manifest["workers"][0]["state"], "degraded", "{body}: {manifest}");
+    }
     run.signal(Signal::TERM);
     run.ended();
 }
@@ -460,6 +473,7 @@ fn stacks_of_python_code_are_read_from_outside() {
         r#"{"ranks": [0], "with_stack": true, "formats": ["folded"], "wait_join_ms": 30000}"#;
     let begun = post(&run.url, "/start_profile", body);
     assert_eq!(begun["workers"].as_array().map(Vec::len), Some(1), "{begun}");
+    assert_eq!(begun["workers"][0]["error"], serde_json::Value::Null, "nothing less: {begun}");
     // The rank computes until enough of it was seen.
     until("samples", || {
         get(&run.command_url(), "/generate");

@@ -271,7 +271,33 @@ fn a_degraded_worker_is_good_only_where_that_was_asked_for() {
     let manifest = controller.stop_profile().unwrap();
     let line = &manifest.workers[0];
     assert_eq!((line.state, line.error.as_ref()), (LineState::Degraded, Some(&why)));
-    assert!(manifest.is_good());
+    assert!(line.accepted && manifest.is_good());
+}
+
+#[test]
+fn a_degraded_worker_that_nobody_accepted_is_no_success() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut worker = Behaviour::new(0, "thinker", 0, 0);
+    worker.on_arm = OnArm::Degraded(WorkerError::new("outside", "operators do not show"));
+    let _workers = join(&controller, vec![worker, Behaviour::new(0, "thinker", 0, 1)]);
+    for asked in ["{}", r#"{"on_unavailable":"fail"}"#, r#"{"allow_partial":false}"#] {
+        let answer = controller.start(&body(asked)).unwrap();
+        assert!(!answer.is_good() && !answer.workers[0].accepted, "{asked}");
+        let manifest = controller.stop_profile().unwrap();
+        let line = &manifest.workers[0];
+        assert_eq!((line.state, line.accepted), (LineState::Degraded, false), "{asked}");
+        assert!(!manifest.is_good(), "{asked}");
+    }
+    for asked in [r#"{"on_unavailable":"degrade"}"#, r#"{"allow_partial":true}"#] {
+        let answer = controller.start(&body(asked)).unwrap();
+        assert!(answer.is_good() && answer.workers[0].accepted, "{asked}");
+        assert!(answer.workers[0].error.is_some(), "{asked}: it is told all the same");
+        let manifest = controller.stop_profile().unwrap();
+        let line = &manifest.workers[0];
+        assert_eq!((line.state, line.accepted), (LineState::Degraded, true), "{asked}");
+        assert!(manifest.is_good(), "{asked}");
+    }
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn print_manifest(answer: &Answer, json: bool, out: &Output) -> Result<Exit, Com
 
 impl Answer {
     /// Whether the body is what was asked for; a 502 carries it too.
-    fn is_manifest_like(&self) -> bool {
+    pub(super) fn is_manifest_like(&self) -> bool {
         let good = matches!(self.exit(), Exit::Done | Exit::Partial);
         good && self.body.get("session").is_some_and(Value::is_string)
     }

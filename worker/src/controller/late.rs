@@ -40,6 +40,7 @@ impl Inner {
             }
         };
         entry.late = true;
+        entry.may_record_less = true;
         let ask = arm(&dir, &record, &worker, file, &entry);
         let record = {
             let mut state = self.lock();
@@ -82,7 +83,7 @@ impl Inner {
         {
             return None;
         }
-        let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
+        let plan = self.plan(request, worker);
         if plan.counts_steps().is_some() && worker.step_source == StepSource::None {
             return None;
         }

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use profiler_core::clock::Instant;
 use profiler_core::config::EventArguments;
-use profiler_core::control::{AgentReply, AgentRequest, Arm, CalledWorker, Commit, WorkerError};
+use profiler_core::control::{
+    AgentReply, AgentRequest, Arm, CalledWorker, Commit, OnUnavailable, WorkerError,
+};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::inject_env::JOINED_BY_LOOKING;
 use profiler_core::schedule::{Limits, StepSource};
@@ -15,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::ask::{Answers, Ask, no_answer};
 use super::error::StartError;
-use super::state::{Inner, State};
+use super::state::{Inner, State, Worker};
 use crate::manifest::{ErrorLine, InstantLine, LimitsLine};
 use crate::session::{LINK_FAILED, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
 use crate::start_request::{Plan, StartRequest};
@@ -76,9 +78,20 @@ pub struct StartedWorker {
     /// What it records less than asked, or why it records nothing.
     #[schema(value_type = Option<ErrorLine>)]
     pub error: Option<WorkerError>,
+    /// The start accepted beforehand that it records less (`on_unavailable`, `allow_partial`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
     /// The limits in force.
     #[schema(value_type = LimitsLine)]
     pub limits: Limits,
+}
+
+impl StartAnswer {
+    /// Whether every worker records what was asked, or what the start accepted.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.workers.iter().all(|worker| worker.error.is_none() || worker.accepted)
+    }
 }
 
 /// A worker that a start selects.
@@ -184,7 +197,7 @@ impl Inner {
         for key in keys {
             // A worker that left in between is not there to be asked.
             let Some(worker) = state.workers.get(&key) else { continue };
-            let plan = request.plan(&self.options.defaults, &worker.identity, &worker.backends);
+            let plan = self.plan(request, worker);
             let counted = request.counts_steps().or(plan.counts_steps());
             if counted.is_some() && worker.joined_by == JOINED_BY_LOOKING {
                 // It has no steps and nobody expects any; the others count.
@@ -211,6 +224,17 @@ impl Inner {
         }
         all.sort_by(|one, other| place_of(&one.identity).cmp(&place_of(&other.identity)));
         Ok(all)
+    }
+
+    /// What the start comes to for a worker.
+    pub(super) fn plan(&self, request: &StartRequest, worker: &Worker) -> Plan {
+        let defaults = &self.options.defaults;
+        let mut plan = request.plan(defaults, &worker.identity, &worker.backends);
+        if worker.joined_by == JOINED_BY_LOOKING && request.record_shapes != Some(true) {
+            // `with_stack` asks for operators because they have stacks. From outside samples do.
+            plan.capture.session.operators = defaults.of(&worker.identity).session.operators;
+        }
+        plan
     }
 
     fn lay_out(
@@ -258,7 +282,8 @@ impl Inner {
         for worker in chosen {
             let (file, entry) = make_spool(dir, worker)?;
             files.push(file);
-            record.workers.push(entry);
+            let may_record_less = entry.may_record_less || record.allow_partial;
+            record.workers.push(WorkerRecord { may_record_less, ..entry });
         }
         self.keep_record(dir, record)?;
         Ok(files)
@@ -469,6 +494,7 @@ impl Inner {
         for run in workers() {
             let (worker, armed) = (&run.record.worker, run.armed.as_ref());
             let note = run.record.note.clone().unwrap_or_default();
+            let degraded = armed.and_then(|armed| armed.degraded.clone());
             answer.workers.push(StartedWorker {
                 stage: worker.stage,
                 role: worker.role.clone(),
@@ -483,7 +509,11 @@ impl Inner {
                 } else {
                     note
                 },
-                error: run.error.clone().or_else(|| armed.and_then(|a| a.degraded.clone())),
+                accepted: match &run.error {
+                    Some(_) => run.accepted,
+                    None => degraded.as_ref().is_some_and(|error| run.accepts(error)),
+                },
+                error: run.error.clone().or(degraded),
                 limits: run.record.limits.clone(),
             });
         }
@@ -526,6 +556,7 @@ pub(super) fn make_spool(
         note: worker.plan.note.clone(),
         late: false,
         host: worker.plan.is_host,
+        may_record_less: worker.plan.capture.on_unavailable == OnUnavailable::Degrade,
     };
     Ok((file, record))
 }

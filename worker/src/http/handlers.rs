@@ -9,6 +9,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use tokio_util::io::ReaderStream;
+use utoipa::ToSchema;
 
 use super::body::blocking;
 use super::error::{ErrorBody, HttpError};
@@ -25,15 +26,30 @@ type Shared = State<Arc<Controller>>;
     (status = 404, description = "A stage, replica or rank names nothing", body = ErrorBody),
     (status = 409, description = "A session is running", body = ErrorBody),
     (status = 422, description = "A field is unknown, refused or wrong", body = ErrorBody),
-    (status = 502, description = "A worker could not be armed; nothing records", body = ErrorBody),
+    (status = 502, description = "A worker could not be armed, and nothing records: the body is \
+     the error. Or a worker records less than was asked, which the start did not accept \
+     (`on_unavailable`, `allow_partial`): the body is the answer, and the session records until it \
+     is stopped", body = NotAsAsked),
 ))]
 pub(super) async fn start_profile(
     State(controller): Shared,
     body: Bytes,
-) -> Result<Json<StartAnswer>, HttpError> {
+) -> Result<Response, HttpError> {
     let request = StartRequest::parse(&body)?;
     let answer = blocking(controller, move |controller| controller.start(&request)).await??;
-    Ok(Json(answer))
+    let status = if answer.is_good() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+    Ok((status, Json(answer)).into_response())
+}
+
+/// What a start answers that is not as it was asked, for the schema.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes two bodies of one status")]
+enum NotAsAsked {
+    /// Nothing records.
+    Error(ErrorBody),
+    /// The session records.
+    Started(StartAnswer),
 }
 
 /// Ends the capture, or tells again what came of the last one.

@@ -54,10 +54,16 @@ impl WorkerRun {
         if line.state == LineState::Complete && has_raw_left {
             line.state = LineState::Pending;
         }
-        line.accepted |= line.error.as_ref().is_some_and(|error| {
-            Some(error) == self.degraded().as_ref() && error.code != NO_DEVICE_RECORDS
-        });
+        line.accepted |= line
+            .error
+            .as_ref()
+            .is_some_and(|error| Some(error) == self.degraded().as_ref() && self.accepts(error));
         line
+    }
+
+    /// Whether the start accepted beforehand that the worker records less, for this reason.
+    pub(crate) fn accepts(&self, error: &WorkerError) -> bool {
+        self.record.may_record_less && error.code != NO_DEVICE_RECORDS
     }
 
     fn files(&self, directory: &Path) -> Vec<FileLine> {
@@ -127,7 +133,7 @@ impl WorkerRun {
             .collect()
     }
 
-    /// What it records less than asked, because that was allowed.
+    /// What it records less than asked, as it says.
     fn degraded(&self) -> Option<WorkerError> {
         let result = self.result.as_ref().and_then(|result| result.degraded.clone());
         result.or_else(|| self.armed.as_ref().and_then(|armed| armed.degraded.clone()))

@@ -64,4 +64,8 @@ pub(crate) struct WorkerRecord {
     /// It is the host's counters, and no worker.
     #[serde(default)]
     pub(crate) host: bool,
+    /// Whether the start accepted that it records less than asked (`on_unavailable`,
+    /// `allow_partial`); nobody asked one that came late for anything.
+    #[serde(default)]
+    pub(crate) may_record_less: bool,
 }

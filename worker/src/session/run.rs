@@ -221,6 +221,7 @@ mod tests {
             note: None,
             late: false,
             host: false,
+            may_record_less: false,
         });
         run.error = Some(WorkerError::new(code, "the commit"));
         run.take_result(WorkerResult {

@@ -234,12 +234,22 @@ pub(crate) fn post(url: &str, path: &str, body: &str) -> Value {
 
 /// The same, as one who knows the token.
 pub(crate) fn post_as(token: &str, url: &str, path: &str, body: &str) -> Value {
+    answer_as(token, url, path, body).1
+}
+
+/// The same with the status.
+pub(crate) fn post_with_status(url: &str, path: &str, body: &str) -> (u16, Value) {
+    answer_as("", url, path, body)
+}
+
+fn answer_as(token: &str, url: &str, path: &str, body: &str) -> (u16, Value) {
     let request = agent().post(format!("{url}{path}"));
     let request = request.header("authorization", format!("Bearer {token}"));
     let mut answer = request.send(body).unwrap();
     let mut text = String::new();
     answer.body_mut().as_reader().read_to_string(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    let body = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (answer.status().as_u16(), body)
 }
 
 impl Place {

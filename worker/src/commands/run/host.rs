@@ -207,7 +207,8 @@ impl Host {
                         Err(error) => return Some(Err(format!("{:#}", error.error))),
                     };
                     match answer.exit() {
-                        Exit::Done => {
+                        // It records; what some worker records less is in the manifest.
+                        _ if answer.is_manifest_like() => {
                             let session = answer.body.get("session").and_then(Value::as_str);
                             return Some(Ok(session.unwrap_or_default().to_owned()));
                         }
