@@ -300,6 +300,49 @@ fn a_degraded_worker_that_nobody_accepted_is_no_success() {
     }
 }
 
+/// A worker that is looked at from outside, and so has no steps.
+fn outside(rank: u32) -> Behaviour {
+    let mut worker = Behaviour::new(0, "thinker", 0, rank);
+    worker.joined_by = "outside";
+    worker.step_source = StepSource::None;
+    worker
+}
+
+#[test]
+fn a_start_that_counts_steps_tells_whom_it_leaves_out() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let counting = Behaviour::new(0, "thinker", 0, 0);
+    let workers = join(&controller, vec![counting, outside(1)]);
+    let answer = controller.start(&body(r#"{"num_steps":3}"#)).unwrap();
+    let asked: Vec<_> = answer.workers.iter().map(|worker| worker.rank).collect();
+    assert_eq!(asked, [Some(0)]);
+    let [left_out] = answer.left_out.as_slice() else { panic!("{:?}", answer.left_out) };
+    assert_eq!((left_out.rank, left_out.code.as_str()), (Some(1), "no_steps"));
+    assert!(left_out.message.contains("`num_steps`"), "{}", left_out.message);
+    assert!(left_out.message.contains("`duration_ms`"), "{}", left_out.message);
+    assert!(answer.is_good());
+    // One that comes later is told of as well.
+    let _late = join(&controller, vec![outside(2)]);
+    wait_for("the late one's line", || {
+        controller.manifest(&answer.session).unwrap().left_out.len() == 2
+    });
+    let manifest = controller.stop_profile().unwrap();
+    assert!(manifest.is_good(), "nothing is missed");
+    let lines: Vec<_> = manifest.workers.iter().map(|line| line.rank).collect();
+    assert_eq!(lines, [Some(0)]);
+    let left_out: Vec<_> =
+        manifest.left_out.iter().map(|line| (line.rank, line.code.as_str())).collect();
+    assert_eq!(left_out, [(Some(1), "no_steps"), (Some(2), "no_steps")]);
+    assert_eq!(&manifest.left_out[..1], answer.left_out, "as the start said");
+    let table = profiler_worker::manifest::table(&manifest);
+    assert_eq!(table.matches("was left out: `").count(), 2, "{table}");
+    assert!(workers[1].asked.try_recv().is_err(), "it was not asked");
+    // By time both are recorded.
+    let answer = controller.start(&body(r#"{"stages":[0],"ranks":[0,1]}"#)).unwrap();
+    assert_eq!((answer.workers.len(), answer.left_out.len()), (2, 0));
+}
+
 #[test]
 fn a_worker_that_comes_late_is_taken_in_where_it_fits() {
     let bench = Bench::new();

@@ -196,6 +196,11 @@ fn start_text(body: &Value) -> String {
             text.push_str(&format!("pid {}: {message}\n", plain(worker.get("pid"))));
         }
     }
+    for worker in body.get("left_out").and_then(Value::as_array).into_iter().flatten() {
+        let word = |key: &str| plain(worker.get(key));
+        let (pid, program, message) = (word("pid"), word("program"), word("message"));
+        text.push_str(&format!("pid {pid} ({program}) was left out: {message}\n"));
+    }
     // The limits that hold, named or not.
     if let Some(limits) = workers.and_then(|workers| workers.first()?.get("limits")) {
         text.push_str(&limits_text(limits));

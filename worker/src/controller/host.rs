@@ -9,7 +9,7 @@ use profiler_core::error::chain;
 use profiler_core::schedule::{Limits, Schedule, StepSource};
 
 use super::ask::Ask;
-use super::start::Chosen;
+use super::choose::Chosen;
 use super::state::Inner;
 use crate::links::{LocalLink, WorkerLink};
 use crate::session::Session;

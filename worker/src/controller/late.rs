@@ -9,9 +9,10 @@ use profiler_core::schedule::StepSource;
 use profiler_core::trace_path::SessionDir;
 
 use super::ask::{Ask, no_answer};
-use super::start::{Chosen, arm, make_spool};
+use super::choose::Chosen;
+use super::start::{arm, make_spool};
 use super::state::Inner;
-use crate::manifest::SessionState;
+use crate::manifest::{LeftOut, SessionState};
 use crate::session::{SessionRecord, WorkerRecord, WorkerRun};
 
 impl Inner {
@@ -84,7 +85,13 @@ impl Inner {
             return None;
         }
         let plan = self.plan(request, worker);
-        if plan.counts_steps().is_some() && worker.step_source == StepSource::None {
+        if let (Some(field), StepSource::None) = (plan.counts_steps(), &worker.step_source) {
+            let line = LeftOut::without_steps(&worker.identity, field);
+            let id = session.id().to_owned();
+            let left_out = &mut state.sessions.get_mut(&id)?.record.left_out;
+            if left_out.iter().all(|known| known.key != line.key) {
+                left_out.push(line);
+            }
             return None;
         }
         let chosen = Chosen {

@@ -11,6 +11,7 @@
 mod adopt;
 mod ask;
 mod build;
+mod choose;
 mod drivers;
 mod error;
 mod export;

@@ -2,6 +2,7 @@
 //!
 //! The same JSON lies beside the traces as `manifest.json`.
 
+mod left_out;
 mod table;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use profiler_core::schedule::Limits;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use left_out::LeftOut;
 pub use table::table;
 
 use crate::who::in_words;
@@ -57,6 +59,9 @@ pub struct Manifest {
     pub stopped_by: Option<String>,
     /// A line for each worker that was asked.
     pub workers: Vec<WorkerLine>,
+    /// Workers that the start selected and did not ask, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// Files of the session as a whole (a merged trace).
     pub files: Vec<FileLine>,
 }

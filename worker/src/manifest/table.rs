@@ -41,6 +41,10 @@ pub fn table(manifest: &Manifest) -> String {
             }
         }
     }
+    for worker in &manifest.left_out {
+        let (name, pid) = (worker.name(), worker.pid);
+        text.push_str(&format!("{name} (pid {pid}) was left out: {}\n", worker.message));
+    }
     for file in &manifest.files {
         if file.state == FileState::Complete {
             text.push_str(&format!("merged: {}/{}\n", manifest.directory, file.path));

@@ -200,6 +200,7 @@ impl Session {
             armed_late_ns: armed().max().unwrap_or(0).saturating_sub(t0),
             stopped_by,
             workers: self.runs.iter().map(|run| run.line(&self.directory)).collect(),
+            left_out: self.record.left_out.clone(),
             files: self.merge.iter().map(|merge| merge.line(Path::new(""))).collect(),
         }
     }

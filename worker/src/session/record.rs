@@ -7,6 +7,7 @@ use profiler_core::identity::WorkerIdentity;
 use profiler_core::schedule::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::LeftOut;
 use crate::start_request::StartRequest;
 
 use profiler_core::config::{EventArguments, TraceFormat};
@@ -42,6 +43,9 @@ pub(crate) struct SessionRecord {
     pub(crate) allow_partial: bool,
     /// The workers.
     pub(crate) workers: Vec<WorkerRecord>,
+    /// The workers that were selected and not asked.
+    #[serde(default)]
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 /// What is known of a worker's part from its begin.

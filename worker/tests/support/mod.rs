@@ -36,6 +36,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Behaviour {
     pub(crate) identity: WorkerIdentity,
     pub(crate) step_source: StepSource,
+    pub(crate) joined_by: &'static str,
     pub(crate) protocol: u32,
     pub(crate) session: Option<SessionStatus>,
     pub(crate) on_arm: OnArm,
@@ -85,6 +86,7 @@ impl Behaviour {
         Self {
             identity: identity(stage, role, replica, rank),
             step_source: StepSource::Api,
+            joined_by: "embedded",
             protocol: PROTOCOL_VERSION,
             session: None,
             on_arm: OnArm::Ready,
@@ -110,7 +112,7 @@ impl Behaviour {
             protocol: self.protocol,
             agent_version: "0.0.0-test".to_owned(),
             worker: self.identity.clone(),
-            joined_by: "embedded".to_owned(),
+            joined_by: self.joined_by.to_owned(),
             facts: ProcessFacts::default(),
             step_source: self.step_source.clone(),
             backends: self.backends.clone(),
