@@ -346,6 +346,15 @@ impl ProfilerBackend for NpuBackend {
         self.look().unwrap_or_else(|reason| ProbeReport::Unavailable { reason })
     }
 
+    /// By MSPTI alone: aclprof's and torch_npu's readings of memory stay in their own files.
+    fn records_memory(&self, config: &SessionConfig) -> bool {
+        let (Ok(options), Ok(machine)) = (Options::parse(config), self.devices()) else {
+            return false;
+        };
+        let path = options.choose(machine.without_mspti().is_none());
+        path.is_ok_and(|path| path == CapturePath::Mspti)
+    }
+
     fn open(
         &self,
         config: &SessionConfig,

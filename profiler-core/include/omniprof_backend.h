@@ -110,6 +110,8 @@ typedef struct omniprof_backend_table {
     int32_t (*flush)(void *session, const omniprof_answer *answer);         /* may be NULL */
     int32_t (*trial)(omniprof_text library, const omniprof_answer *answer); /* may be NULL */
     int32_t (*driver)(const omniprof_answer *answer);                       /* may be NULL */
+    int32_t (*records_memory)(omniprof_text config,
+                              const omniprof_answer *answer); /* may be NULL */
 } omniprof_backend_table;
 
 const omniprof_backend_table *omniprof_backend_entry_v1(void);

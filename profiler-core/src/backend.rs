@@ -193,6 +193,14 @@ pub trait ProfilerBackend: Send + Sync {
         None
     }
 
+    /// Whether a session of these settings gives allocations and frees as rows
+    /// ([`SessionConfig::memory`]). Asked before `open`; looks at nothing that `probe` may not.
+    ///
+    /// Where the chosen backend says no, a worker that was asked for memory says so.
+    fn records_memory(&self, _config: &SessionConfig) -> bool {
+        false
+    }
+
     /// Prepares a session: opens streams, allocates buffers. Nothing is recorded yet.
     ///
     /// May block for as long as loading a library takes.

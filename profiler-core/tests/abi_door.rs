@@ -342,6 +342,11 @@ impl<const AT: u32> ProfilerBackend for Panicking<AT> {
         Some(DriverState::Residue)
     }
 
+    fn records_memory(&self, config: &SessionConfig) -> bool {
+        panic_at::<AT>(9);
+        config.memory
+    }
+
     fn open(
         &self,
         _config: &SessionConfig,
@@ -454,6 +459,25 @@ fn what_a_driver_keeps_crosses() {
     assert_eq!(plugin.backend.driver(), None);
     let ProbeReport::Unavailable { reason } = plugin.backend.probe() else { panic!() };
     assert_eq!(reason.code, "backend_panicked");
+}
+
+exported!(PanicsAt9, "panicking", Device, Box::new(Panicking::<9>));
+
+#[test]
+fn whether_memory_becomes_rows_crosses() {
+    let asked = SessionConfig { memory: true, ..SessionConfig::default() };
+    let able = loaded::<KeepsResidue>().backend;
+    assert!(able.records_memory(&asked));
+    assert!(!able.records_memory(&SessionConfig::default()), "the settings cross");
+    assert!(!loaded::<Null>().backend.records_memory(&asked));
+    let older = ended_at::<KeepsResidue>(offset_of!(BackendTable, records_memory));
+    // SAFETY: a table for ever, as long as it says.
+    let older = unsafe { open_table(older, Path::new("/test.so"), &id("panicking")) }.unwrap();
+    assert!(!older.backend.records_memory(&asked), "a plugin that could not say it is not asked");
+
+    let plugin = loaded::<PanicsAt9>();
+    assert!(!plugin.backend.records_memory(&asked));
+    assert!(!plugin.backend.probe().is_available());
 }
 
 /// The table, ended after so many bytes, with nothing readable behind it.

@@ -52,7 +52,7 @@ fn version_1_layout() {
     layout!(out, Text: ptr len);
     layout!(out, Answer: ctx write);
     layout!(out, BackendTable: magic abi_major struct_size id version role priority
-        probe open start stop close flush trial driver);
+        probe open start stop close flush trial driver records_memory);
     layout!(out, HostTable: magic abi_major struct_size ctx
         release open_stream emit loss fact log clock);
     layout!(out, BatchRef: stream kind reserved stride reserved_2 rows rows_len heap heap_len);

@@ -1,4 +1,5 @@
-//! A device that is not there, over HTTP with a real agent: asked for or not, it is no surprise.
+//! A device that is not there, and memory that nothing records, over HTTP with a real agent: asked
+//! for or not, it is no surprise.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
@@ -98,6 +99,29 @@ fn a_missing_device_fails_what_asked_for_it_and_nothing_else() {
         let line = &manifest["workers"][0];
         assert_eq!(line["state"], "degraded", "{line}");
         assert_eq!(line["error"]["code"], "no_driver", "{line}");
+    }
+
+    // Nothing here records memory: it is no plain success, whatever else was asked for.
+    for body in [r#"{"activities":["MEM"]}"#, r#"{"activities":["CPU","MEM"],"num_steps":"5"}"#] {
+        let (status, answer) = post(address, "/start_profile", body);
+        assert_eq!(status, 502, "{body}: {answer}");
+        let text = answer.to_string();
+        assert!(text.contains("no_memory_rows") && text.contains("libcuda.so.1"), "{body}: {text}");
+
+        for accepted in [
+            json!({"on_unavailable": "degrade"}),
+            json!({"on_unavailable": "degrade", "allow_partial": true}),
+        ] {
+            let mut degrading: Value = serde_json::from_str(body).unwrap();
+            degrading.as_object_mut().unwrap().extend(accepted.as_object().unwrap().clone());
+            let (status, answer) = post(address, "/start_profile", &degrading.to_string());
+            assert_eq!(status, 200, "{degrading}: {answer}");
+            let (status, manifest) = post(address, "/stop_profile", "");
+            assert_eq!(status, 200, "{manifest}");
+            let line = &manifest["workers"][0];
+            assert_eq!(line["state"], "degraded", "{line}");
+            assert_eq!(line["error"]["code"], "no_memory_rows", "{line}");
+        }
     }
 
     // Nobody asked: the host is recorded, and the manifest says why it was no more.

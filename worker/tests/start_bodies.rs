@@ -77,7 +77,13 @@ fn a_device_is_recorded_where_there_is_one_or_it_was_asked_for() {
     assert!(!plan(r#"{"backend":"cpu"}"#, true).capture.device);
     assert!(plan(r#"{"backend":"npu"}"#, false).capture.device);
     let mem = plan(r#"{"activities":["MEM"]}"#, true).capture;
-    assert!(mem.session.memory && !mem.host && !mem.spans && !mem.device);
+    assert!(mem.session.memory && !mem.host && !mem.spans, "nothing else was asked for");
+    assert!(mem.device, "a device's backend records it");
+    for asked in [r#"{"activities":["MEM"]}"#, r#"{"activities":["CPU","MEM"]}"#] {
+        let without = plan(asked, false);
+        assert!(without.capture.device && !without.capture.device_required, "{asked}");
+        assert!(without.note.unwrap().contains("libcuda.so.1"), "{asked}");
+    }
 }
 
 #[test]

@@ -126,6 +126,7 @@ pub const fn table<E: Exported>(version: &'static str) -> BackendTable {
             None => None,
         },
         driver: Some(driver::<E>),
+        records_memory: Some(records_memory::<E>),
     }
 }
 
@@ -221,6 +222,17 @@ unsafe extern "C" fn trial<E: Exported>(library: Text, answer: *const Answer) ->
 unsafe extern "C" fn driver<E: Exported>(answer: *const Answer) -> Status {
     guarded::<E>(answer, || {
         say(answer, &backend::<E>().driver());
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn records_memory<E: Exported>(config: Text, answer: *const Answer) -> Status {
+    guarded::<E>(answer, || {
+        // SAFETY: the ABI demands a text that lives through the call.
+        let config = unsafe { config.bytes() }.unwrap_or_default();
+        let config: SessionConfig = message::read(config)
+            .map_err(|error| refused("config", &crate::error::chain(&error)))?;
+        say(answer, &backend::<E>().records_memory(&config));
         Ok(())
     })
 }

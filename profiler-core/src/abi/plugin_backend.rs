@@ -150,6 +150,18 @@ impl ProfilerBackend for PluginBackend {
         message::read(&answer.ok()?).ok().flatten()
     }
 
+    fn records_memory(&self, config: &SessionConfig) -> bool {
+        let Some(records_memory) = self.plugin.table.records_memory else { return false };
+        let Ok(config) = message::write(config) else { return false };
+        let answer = self.plugin.call(|_, answer| {
+            let config = Text::of(&config);
+            // SAFETY: the table was checked when it was loaded; what is passed lives through the
+            // call.
+            unsafe { records_memory(config, answer) }
+        });
+        answer.is_ok_and(|answer| message::read(&answer).unwrap_or(false))
+    }
+
     fn open(
         &self,
         config: &SessionConfig,

@@ -175,6 +175,9 @@ pub struct BackendTable {
     /// that is known of. Called like `probe`, and as cheap as reading a number. Absent where
     /// drivers keep nothing.
     pub driver: Option<unsafe extern "C" fn(answer: *const Answer) -> Status>,
+    /// Says whether a session of these settings gives allocations and frees as rows: `true` or
+    /// `false`. Called like `probe`. Absent where there are none.
+    pub records_memory: Option<unsafe extern "C" fn(config: Text, answer: *const Answer) -> Status>,
 }
 
 // SAFETY: functions, numbers and texts that live for ever and that nobody writes.

@@ -85,7 +85,7 @@ impl ProfilerConfig {
             ConfigValue::Flag(flag) => self.apply_flag(field, *flag, effective),
             ConfigValue::Number(number) => self.apply_number(field, *number, effective),
             ConfigValue::Text(text) => apply_text(field, text, effective),
-            ConfigValue::List(list) => apply_list(field, list, effective),
+            ConfigValue::List(list) => self.apply_list(field, list, effective),
             ConfigValue::Table(table) => {
                 let options = &mut effective.session.options;
                 for (backend, settings) in table {
@@ -131,9 +131,13 @@ impl ProfilerConfig {
             }
             "memory" | "torch_profiler_with_memory" => {
                 session.memory = flag;
-                return Applied(
-                    "allocations and frees as rows; there is no memory snapshot pickle",
-                );
+                if flag {
+                    return Applied(
+                        "allocations and frees as rows, where the device's backend records them; \
+                         a worker without is refused, or `degraded` with `no_memory_rows`; there \
+                         is no memory snapshot pickle",
+                    );
+                }
             }
             "torch_profiler_use_gzip" => return self.apply_gzip(flag),
             "torch_profiler_dump_cuda_time_total" => return self.apply_table(flag),
@@ -209,6 +213,35 @@ impl ProfilerConfig {
             _ => return UNHANDLED,
         }
         PLAIN
+    }
+
+    fn apply_list(&self, field: &str, list: &[String], effective: &mut EffectiveConfig) -> Verdict {
+        let has = |choice: &str| list.iter().any(|item| item == choice);
+        match field {
+            "activities" => {
+                effective.host = has("CPU");
+                effective.spans &= has("CPU");
+                effective.session.memory |= has("MEM");
+                effective.device = match has("GPU") {
+                    true => DeviceUse::Required,
+                    // A device's backend records it.
+                    false if has("MEM") || self.asks_memory() => DeviceUse::IfAvailable,
+                    false => DeviceUse::No,
+                };
+            }
+            "formats" => {
+                effective.formats =
+                    list.iter().filter_map(|name| TraceFormat::parse(name).ok()).collect();
+            }
+            _ => return UNHANDLED,
+        }
+        PLAIN
+    }
+
+    /// Whether a flag asks for allocations and frees.
+    fn asks_memory(&self) -> bool {
+        let flag = |name| self.flag(name) == Some(true);
+        flag("memory") || flag("torch_profiler_with_memory")
     }
 }
 
@@ -304,22 +337,4 @@ const PROTON: &str = "Proton instruments Triton kernels from inside Python, whic
 /// A scheme of two letters or more, as vLLM has it: one letter is a drive.
 fn is_uri(path: &str) -> bool {
     path.split_once("://").is_some_and(|(scheme, _)| scheme.len() > 1)
-}
-
-fn apply_list(field: &str, list: &[String], effective: &mut EffectiveConfig) -> Verdict {
-    let has = |choice: &str| list.iter().any(|item| item == choice);
-    match field {
-        "activities" => {
-            effective.host = has("CPU");
-            effective.spans &= has("CPU");
-            effective.device = if has("GPU") { DeviceUse::Required } else { DeviceUse::No };
-            effective.session.memory |= has("MEM");
-        }
-        "formats" => {
-            effective.formats =
-                list.iter().filter_map(|name| TraceFormat::parse(name).ok()).collect();
-        }
-        _ => return UNHANDLED,
-    }
-    PLAIN
 }

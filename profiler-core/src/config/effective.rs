@@ -62,7 +62,8 @@ impl EffectiveConfig {
     pub fn capture(&self, device_available: bool) -> CaptureConfig {
         let device = match self.device {
             DeviceUse::No => false,
-            DeviceUse::IfAvailable => device_available,
+            // Memory is the device's: the worker looks again, and says why there is none.
+            DeviceUse::IfAvailable => device_available || self.session.memory,
             DeviceUse::Required => true,
         };
         CaptureConfig {

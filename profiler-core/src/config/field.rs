@@ -267,7 +267,7 @@ pub const FIELDS: &[Field] = &[
         "activities",
         FieldKind::Choices(&["CPU", "GPU", "MEM"]),
         "CPU, and GPU where there is one",
-        "What to record: `CPU` is counters, samples, operators and spans; `GPU` the device, which must be there where it is named (see `on_unavailable`); `MEM` allocations.",
+        "What to record: `CPU` is counters, samples, operators and spans; `GPU` the device, which must be there where it is named (see `on_unavailable`); `MEM` allocations and frees, by the device's backend: a worker that has none which records them is missed as a device is (`no_memory_rows`).",
     ),
     own(
         "backend",
@@ -310,7 +310,12 @@ pub const FIELDS: &[Field] = &[
         "false; true with `profiler: torch`",
         "Take the stacks of operators.",
     ),
-    own("memory", FieldKind::Flag, "false", "Record allocations and frees."),
+    own(
+        "memory",
+        FieldKind::Flag,
+        "false",
+        "Record allocations and frees, as `MEM` of `activities` does.",
+    ),
     own(
         "max_buffer_bytes",
         FieldKind::Number { min: 8 << 20, max: 64 << 30 },

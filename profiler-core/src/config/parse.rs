@@ -179,8 +179,11 @@ impl ProfilerConfig {
                 return conflict("backend", "`cpu` records no device and `GPU` asks for one");
             }
             Some("cpu") | None => {}
-            Some(_) if !has("GPU") => {
-                return conflict("backend", "a device backend is named and `GPU` is not");
+            Some(_) if !has("GPU") && !has("MEM") => {
+                return conflict(
+                    "backend",
+                    "a device backend is named, and neither `GPU` nor `MEM` is",
+                );
             }
             Some(_) => {}
         }

@@ -125,8 +125,14 @@ fn what_is_recorded_follows_profiler_activities_and_backend() {
     assert_eq!((host.device, host.backend), (DeviceUse::No, None));
 
     let memory = effective(json!({"activities": ["MEM"]}));
-    assert_eq!((memory.host, memory.spans, memory.device), (false, false, DeviceUse::No));
+    assert_eq!((memory.host, memory.spans, memory.device), (false, false, DeviceUse::IfAvailable));
     assert!(memory.session.memory);
+    for flag in ["memory", "torch_profiler_with_memory"] {
+        let named = effective(json!({"activities": ["CPU"], flag: true}));
+        assert_eq!(named.device, DeviceUse::IfAvailable, "a device's backend records it");
+    }
+    assert_eq!(effective(json!({"activities": ["CPU"]})).device, DeviceUse::No);
+    assert_eq!(effective(json!({"backend": "cpu", "memory": true})).device, DeviceUse::No);
 }
 
 #[test]

@@ -226,6 +226,8 @@ static const struct {
             /* What lies behind the table of an older version is not a function. */
             .flush = (int32_t (*)(void *, const omniprof_answer *))(uintptr_t)0x5a5a5a5a5a5a5a5a,
             .driver = (int32_t (*)(const omniprof_answer *))(uintptr_t)0x5a5a5a5a5a5a5a5a,
+            .records_memory = (int32_t (*)(omniprof_text, const omniprof_answer *))(
+                uintptr_t)0x5a5a5a5a5a5a5a5a,
 #else
             .flush = flush,
             .driver = driver,

@@ -35,6 +35,9 @@ const OUTSIDE: &str = "outside";
 const OUTSIDE_TEXT: &str = "operators do not show from outside the process, and are not recorded: \
                             start it with `omniprof run --join preload`";
 
+/// The code of a worker that was asked for allocations and frees and can record none.
+const NO_MEMORY_ROWS: &str = "no_memory_rows";
+
 /// Opens and starts everything that a session needs.
 pub(crate) fn arm(
     core: &Core,
@@ -85,6 +88,7 @@ pub(crate) fn arm(
         backend: backend.clone(),
         why: why.clone(),
         degraded: degraded.clone(),
+        memory: arm.capture.session.memory,
         drain: Duration::from_millis(arm.capture.session.drain_ms),
         by_steps: machine.by_steps(),
         spool_path,
@@ -180,6 +184,7 @@ impl Plan {
                 plan.degrade(arm, WorkerError::new(&code, message))?;
             }
         }
+        plan.check_memory(core, arm)?;
         if capture.host || forced_host.is_some() {
             plan.add_hosts(core);
         }
@@ -210,6 +215,33 @@ impl Plan {
         if self.hosts.is_empty() && self.notes.is_empty() {
             self.notes.push("this process has no backend for the host".to_owned());
         }
+    }
+
+    /// Allocations and frees were asked for: without them the arm fails, or what else was asked is
+    /// recorded. A device that is missed already has said its own reason.
+    fn check_memory(&mut self, core: &Core, arm: &Arm) -> Result<(), WorkerError> {
+        let config = &arm.capture.session;
+        if !config.memory || self.degraded.is_some() {
+            return Ok(());
+        }
+        let message = match &self.device {
+            Some(device) if core.backends.records_memory(device, config) => return Ok(()),
+            Some(device) => format!(
+                "allocations and frees were asked for, and backend `{device}` does not record them \
+                 so"
+            ),
+            None => format!(
+                "allocations and frees were asked for, and only a device's backend records them: {}",
+                self.why
+            ),
+        };
+        let remedy = "ask for no `MEM` (`memory`), or accept it by `on_unavailable: degrade`";
+        let error = WorkerError::new(NO_MEMORY_ROWS, format!("{message}; {remedy}"));
+        if arm.capture.on_unavailable == OnUnavailable::Fail {
+            return Err(error);
+        }
+        self.degraded = Some(error);
+        Ok(())
     }
 
     /// The device cannot record: fails, or goes on with the host alone.

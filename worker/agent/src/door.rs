@@ -147,6 +147,14 @@ impl Backends {
         Choice { device: selection.chosen, why: selection.why, unavailable }
     }
 
+    /// Whether a session of these settings gives allocations and frees as rows. One that panics
+    /// over it is told of when it is opened.
+    pub(crate) fn records_memory(&self, id: &BackendId, config: &SessionConfig) -> bool {
+        let Some(registered) = self.find(id) else { return false };
+        let asked = self.panicked.guard(id, || Ok(registered.backend.records_memory(config)));
+        asked.unwrap_or(false)
+    }
+
     /// Opens a session.
     pub(crate) fn open(
         &self,

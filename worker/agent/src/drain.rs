@@ -7,7 +7,8 @@ use std::time::Duration;
 use profiler_core::backend::{BackendRole, DriverState, SessionSummary};
 use profiler_core::control::{WorkerError, WorkerResult};
 use profiler_core::record::{
-    Communication, Kernel, Marker, Memcpy, Memset, RecordKind, Row as _, Span, Synchronization,
+    Communication, Kernel, Marker, Memcpy, Memory, Memset, RecordKind, Row as _, Span,
+    Synchronization,
 };
 use profiler_core::spool::{SpoolProgress, SpoolTotals};
 
@@ -26,6 +27,10 @@ const HASTY_DRAIN: Duration = Duration::from_millis(50);
 /// Kinds that a device causes.
 const DEVICE_KINDS: &[RecordKind] =
     &[Kernel::KIND, Memcpy::KIND, Memset::KIND, Communication::KIND, Synchronization::KIND];
+
+/// What is said where memory was recorded and gave no row.
+const NO_ALLOCATION: &str = "memory was recorded, and no allocation or free of the device was seen: \
+                             what a framework keeps for itself and gives out again is none";
 
 /// Ends a session whose windows are over, on the session's thread. The flusher has ended.
 pub(crate) fn drain(core: &Core, session: &Session) -> WorkerResult {
@@ -137,7 +142,7 @@ fn result(
     core: &Core,
     session: &Session,
     summaries: &[Stopped],
-    notes: Vec<String>,
+    mut notes: Vec<String>,
     totals: &SpoolProgress,
 ) -> WorkerResult {
     let terms = &session.terms;
@@ -152,6 +157,9 @@ fn result(
             "no_device_records",
             "the device was used while it was recorded, and its driver gave no record",
         ));
+    }
+    if terms.memory && degraded.is_none() && !totals.rows.contains_key(&Memory::KIND) {
+        notes.push(NO_ALLOCATION.to_owned());
     }
     let mut error = lock(&session.faults).error.clone();
     if error.is_none() && !totals.has_footer {

@@ -71,6 +71,8 @@ pub(crate) struct Terms {
     pub(crate) backend: Option<BackendId>,
     pub(crate) why: String,
     pub(crate) degraded: Option<WorkerError>,
+    /// Whether allocations and frees were asked for.
+    pub(crate) memory: bool,
     pub(crate) drain: Duration,
     /// Whether steps open and close windows, so that each wakes the session's thread.
     pub(crate) by_steps: bool,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use profiler_agent::Agent;
+use profiler_core::backend::SessionConfig;
 use profiler_core::control::{AgentRequest, CaptureConfig, OnUnavailable, Stop};
 use profiler_core::error::chain;
 use profiler_core::schedule::{Limits, Schedule, StepSource};
@@ -125,7 +126,12 @@ fn plan(worker: &Plan) -> Plan {
             spans: false,
             backend: None,
             on_unavailable: OnUnavailable::Degrade,
-            session: worker.capture.session.clone(),
+            // What is asked of the workers' own processes.
+            session: SessionConfig {
+                memory: false,
+                operators: false,
+                ..worker.capture.session.clone()
+            },
         },
         schedule: Schedule::default(),
         limits: Limits {

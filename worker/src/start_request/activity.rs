@@ -13,7 +13,7 @@ pub enum Activity {
     Cpu,
     /// The device, through its backend.
     Gpu,
-    /// Allocations and frees.
+    /// Allocations and frees, by the device's backend.
     Mem,
 }
 
@@ -23,7 +23,8 @@ pub enum Activity {
 pub struct Activities {
     /// Record the host.
     pub host: bool,
-    /// Record the device.
+    /// Record the device: where it is named it must be there, and memory is recorded by its
+    /// backend, where there is one.
     pub device: DeviceUse,
     /// Record allocations and frees.
     pub memory: bool,
@@ -33,10 +34,15 @@ impl Activities {
     /// What a list switches on.
     #[must_use]
     pub fn of(list: &[Activity]) -> Self {
+        let memory = list.contains(&Activity::Mem);
         Self {
             host: list.contains(&Activity::Cpu),
-            device: if list.contains(&Activity::Gpu) { DeviceUse::Required } else { DeviceUse::No },
-            memory: list.contains(&Activity::Mem),
+            device: match list.contains(&Activity::Gpu) {
+                true => DeviceUse::Required,
+                false if memory => DeviceUse::IfAvailable,
+                false => DeviceUse::No,
+            },
+            memory,
         }
     }
 }
