@@ -266,29 +266,6 @@ impl NpuBackend {
         Ok(machine)
     }
 
-    /// Where aclprof is, for a machine that is recorded through it; nothing is loaded.
-    fn aclprof_note(&self) -> Result<String, Failure> {
-        let homes = Homes::of_this_process(None);
-        let places = ["libmsprofiler.so", "libascendcl.so"];
-        let places = places.iter().flat_map(|name| homes.libraries(name, &self.root));
-        match places.into_iter().find(|place| place.is_file()) {
-            Some(place) => Ok(format!(
-                "recorded through aclprof ({}): raw files beside the spool, which `msprof` makes a \
-                 trace of after the stop",
-                place.display()
-            )),
-            None => Err(Failure {
-                code: "library_missing".to_owned(),
-                message: "it is recorded through aclprof, and neither libmsprofiler.so nor \
-                          libascendcl.so was found"
-                    .to_owned(),
-                remedy: "install the CANN toolkit and source its set_env.sh before the worker \
-                         starts"
-                    .to_owned(),
-            }),
-        }
-    }
-
     fn look(&self) -> Result<ProbeReport, UnavailableReason> {
         let machine = self.devices()?;
         let reason = |failure: Failure| UnavailableReason {
@@ -306,9 +283,10 @@ impl NpuBackend {
         let mut notes = vec![machine.driver_text()];
         notes.extend(machine.numbers_note());
         match configured.choose(machine.without_mspti().is_none()) {
+            // The environment sets a path and a library, which nothing else can contradict.
             Ok(CapturePath::Mspti) | Err(_) => {}
             Ok(CapturePath::Aclprof) => {
-                notes.push(self.aclprof_note().map_err(reason)?);
+                notes.push(aclprof::note(&self.root).map_err(reason)?);
                 return Ok(machine.available(notes));
             }
             Ok(CapturePath::TorchNpu) => {
@@ -372,7 +350,7 @@ impl ProfilerBackend for NpuBackend {
         let options = Options::parse(config)?;
         refuse_beside_msprof()?;
         torch_npu::library::refuse_beside_its_profiler()?;
-        let machine = self.devices().map_err(|reason| unavailable(reason.into()))?;
+        let machine = self.devices().map_err(Failure::from)?;
         let visible = VisibleDevices::parse(machine.visible.as_deref());
         // Made now: whoever exports the spool asks for it once the session is armed.
         let raw_dir = |options: &Options| {
@@ -380,7 +358,7 @@ impl ProfilerBackend for NpuBackend {
         };
         let target = match options.choose(machine.without_mspti().is_none())? {
             CapturePath::Mspti => Target::Mspti(mspti::capture::Target {
-                mspti: self.mspti(options.library, self.limit).map_err(unavailable)?,
+                mspti: self.mspti(options.library, self.limit)?,
                 sink,
                 clock,
                 preset: config.preset,
@@ -407,14 +385,6 @@ impl ProfilerBackend for NpuBackend {
         let session = NpuSession::open(target, Duration::from_millis(config.drain_ms))?;
         Ok(Box::new(session))
     }
-}
-
-fn unavailable(failure: Failure) -> BackendError {
-    let message = match failure.remedy.as_str() {
-        "" => failure.message,
-        remedy => format!("{}: {remedy}", failure.message),
-    };
-    BackendError::Unavailable { code: failure.code, message }
 }
 
 /// `msprof` sets these for the processes that it records; a second profiler would lose its data.

@@ -1,8 +1,10 @@
 //! The Ascend backend: every kernel and collective of the process, the calls that launched them and
-//! the ranges that the application marked, through MSPTI.
+//! the ranges that the application marked, through MSPTI; where that cannot be, or on request,
+//! through aclprof or torch_npu's profiler, whose files are imported after the stop.
 //!
 //! Looking for devices loads nothing. libmspti is loaded only where there are devices, and only
 //! after another process has tried it: loading it where its companions are missing ends a process.
+//! aclprof's libraries are opened at a start.
 //! One binary serves machines with and without Ascend.
 //!
 //! **No device has run this.** It was written from the vendor's documentation, its published

@@ -7,6 +7,8 @@ use profiler_core::error::BackendError;
 use profiler_core::probe::UnavailableReason;
 use serde_json::Value;
 
+use crate::trial::Failure;
+
 /// The environment variable that names a libmspti, for where none is loaded yet.
 const LIBRARY_VARIABLE: &str = "OMNIPROF_LIBMSPTI";
 
@@ -31,7 +33,7 @@ pub(crate) enum Level {
     None,
     /// What ran on the device, and the calls of `acl`.
     Level0,
-    /// That, with collectives, and with counters of the AI cores.
+    /// That, with collectives; torch_npu adds counters of the AI cores by itself.
     Level1,
     /// That, with the runtime's calls and AI CPU's work.
     Level2,
@@ -60,8 +62,11 @@ pub(crate) const METRICS: [(&str, i32); 9] = [
     ("MemoryUB", 5),
     ("L2Cache", 6),
     ("MemoryAccess", 8),
-    ("AiCoreNone", 0xff),
+    NO_METRICS,
 ];
+
+/// No counters.
+pub(crate) const NO_METRICS: (&str, i32) = ("AiCoreNone", 0xff);
 
 /// What was set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -131,10 +136,7 @@ impl Options {
     ///
     /// [`BackendError::InvalidConfig`] that names the setting.
     pub(crate) fn parse(config: &SessionConfig) -> Result<Self, BackendError> {
-        let mut options = Self::of_environment().map_err(|reason| BackendError::Unavailable {
-            code: reason.code,
-            message: format!("{}: {}", reason.message, reason.remedy),
-        })?;
+        let mut options = Self::of_environment().map_err(Failure::from)?;
         for (field, value) in &config.options {
             let Some(name) = field.strip_prefix("npu.") else { continue };
             options
@@ -207,14 +209,18 @@ impl Options {
         })
     }
 
+    /// Whether counters of the AI cores were asked for.
+    pub(crate) fn has_metrics(&self) -> bool {
+        self.metrics.is_some_and(|chosen| chosen != NO_METRICS)
+    }
+
     /// The path to take on a machine whose chip has MSPTI, or not.
     ///
     /// # Errors
     ///
     /// [`BackendError::InvalidConfig`] where a setting is not had on the path that was asked for.
     pub(crate) fn choose(&self, has_mspti: bool) -> Result<CapturePath, BackendError> {
-        let wants_counters =
-            self.metrics.is_some_and(|(_, number)| number != 0xff) || self.l2_cache;
+        let wants_counters = self.has_metrics() || self.l2_cache;
         let path = match self.path {
             Some(path) => path,
             None if !self.torch.is_empty() => CapturePath::TorchNpu,

@@ -10,6 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use profiler_core::inject_env::{
+    CUDA_INJECTION_VARIABLE, NVTX_INJECTION_VARIABLE, PRELOAD_VARIABLE,
+};
 use profiler_core::thread::spawn_blocked;
 
 use crate::trial::{Capabilities, Failure, Line};
@@ -21,7 +24,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 const MOST_BYTES: u64 = 64 << 10;
 
 /// Variables by which this process may have been entered, and the other shall not.
-const NOT_INHERITED: [&str; 3] = ["LD_PRELOAD", "CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH"];
+pub(crate) const NOT_INHERITED: [&str; 3] =
+    [PRELOAD_VARIABLE, CUDA_INJECTION_VARIABLE, NVTX_INJECTION_VARIABLE];
 
 /// Which file was tried: one that was replaced is another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,7 +175,7 @@ impl Drop for Trial {
 }
 
 /// Kills and reaps it; one that somebody else reaped is gone as well.
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     drop(child.kill());
     drop(child.wait());
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
-use profiler_core::error::chain;
+use profiler_core::error::{BackendError, chain};
 use profiler_core::probe::UnavailableReason;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,16 @@ pub(crate) struct Failure {
 impl From<UnavailableReason> for Failure {
     fn from(reason: UnavailableReason) -> Self {
         Self { code: reason.code, message: reason.message, remedy: reason.remedy }
+    }
+}
+
+impl From<Failure> for BackendError {
+    fn from(failure: Failure) -> Self {
+        let message = match failure.remedy.as_str() {
+            "" => failure.message,
+            remedy => format!("{}: {remedy}", failure.message),
+        };
+        Self::Unavailable { code: failure.code, message }
     }
 }
 

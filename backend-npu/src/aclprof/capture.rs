@@ -8,7 +8,7 @@ use profiler_core::sink::RecordSink;
 
 use super::library::{Aclprof, Config, MEMORY_FREQUENCY, SUCCESS, data, result_name};
 use crate::machine::{VisibleDevices, open_devices};
-use crate::options::{Level, Options};
+use crate::options::{Level, NO_METRICS, Options};
 use crate::raw_dir::RawDir;
 
 /// More devices are not taken by `aclprofCreateConfig`.
@@ -55,7 +55,7 @@ fn bits(preset: Preset, memory: bool, options: &Options) -> u64 {
             data::TASK_TIME | data::ACL_API | data::HCCL_TRACE | data::RUNTIME_API | data::AICPU
         }
     };
-    if options.metrics.is_some_and(|(_, number)| number != 0xff) {
+    if options.has_metrics() {
         // Counters belong to tasks that are told apart.
         bits = (bits & !data::TASK_TIME_L0) | data::TASK_TIME | data::AICORE_METRICS;
     }
@@ -103,7 +103,7 @@ impl Capture {
             this.read_memory();
         }
         let bits = bits(target.preset, target.memory, options);
-        let (name, metrics) = options.metrics.unwrap_or(("AiCoreNone", 0xff));
+        let (name, metrics) = options.metrics.unwrap_or(NO_METRICS);
         let mut devices = target.devices();
         this.config = this.library.create_config(&mut devices, metrics, bits);
         let Some(config) = &this.config else {

@@ -11,7 +11,7 @@ use profiler_core::error::{BackendError, chain};
 use crate::mspti::locate::Homes;
 
 /// Both libraries, in the order in which functions are looked for.
-const NAMES: [&str; 2] = ["libmsprofiler.so", "libascendcl.so"];
+pub(super) const NAMES: [&str; 2] = ["libmsprofiler.so", "libascendcl.so"];
 
 type Init = unsafe extern "C" fn(*const c_char, usize) -> c_int;
 type NoArguments = unsafe extern "C" fn() -> c_int;

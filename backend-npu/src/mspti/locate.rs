@@ -1,4 +1,5 @@
-//! Which libmspti to use: the one that the process already has, else the one of its CANN.
+//! Which libmspti to use, and which other libraries of CANN's: the one that the process already has,
+//! else the one of its CANN.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -43,10 +44,8 @@ impl Homes {
             // Whoever names a library means that one and no other.
             return vec![path.clone()];
         }
-        let named = [&self.home, &self.toolkit].into_iter().flatten().map(PathBuf::from);
-        let homes = named.chain(DEFAULT_HOMES.iter().map(|home| root.join(home)));
         let mut found: Vec<PathBuf> = Vec::new();
-        for home in homes {
+        for home in self.homes(root) {
             for folder in FOLDERS {
                 let path = home.join(folder).join(NAME);
                 if !found.contains(&path) {
@@ -58,16 +57,21 @@ impl Homes {
         found.extend(search.map(|folder| folder.join(NAME)));
         found
     }
-}
 
-impl Homes {
     /// The files to look for of another library of CANN's, and last its name alone.
     pub(crate) fn libraries(&self, name: &str, root: &Path) -> Vec<PathBuf> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        let named = [&self.home, &self.toolkit].into_iter().flatten().map(PathBuf::from);
-        let homes = named.chain(DEFAULT_HOMES.iter().map(|home| root.join(home)));
-        let files = homes.map(|home| home.join("lib64").join(name)).filter(|path| path.is_file());
+        let files = self
+            .homes(root)
+            .map(|home| home.join("lib64").join(name))
+            .filter(|path| path.is_file());
         mapped_library(&maps, name).into_iter().chain(files).chain([PathBuf::from(name)]).collect()
+    }
+
+    /// Where a CANN may lie, in order.
+    fn homes(&self, root: &Path) -> impl Iterator<Item = PathBuf> {
+        let named = [&self.home, &self.toolkit].into_iter().flatten().map(PathBuf::from);
+        named.chain(DEFAULT_HOMES.iter().map(|home| root.join(home)))
     }
 }
 

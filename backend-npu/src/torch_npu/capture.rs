@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use profiler_core::backend::{DriverState, SessionConfig, SessionSummary};
 use profiler_core::error::BackendError;
 use profiler_core::sink::RecordSink;
+use profiler_core::socket_path::SOCKET_VARIABLE;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::library::TorchNpu;
 use super::python::Python;
 use crate::options::{Level, Options};
+use crate::preflight::{self, NOT_INHERITED};
 use crate::raw_dir::RawDir;
 
 const START: &CStr = c_str(concat!(include_str!("start.py"), "\0"));
@@ -31,10 +33,6 @@ const TO_STOP: Duration = Duration::from_secs(60);
 const TO_ANALYSE: Duration = Duration::from_secs(20);
 /// How often it is looked whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Variables by which this process may have been entered, and the other shall not.
-const NOT_INHERITED: [&str; 4] =
-    ["LD_PRELOAD", "CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH", "OMNIPROF_SOCKET"];
 
 const fn c_str(text: &str) -> &CStr {
     match CStr::from_bytes_with_nul(text.as_bytes()) {
@@ -204,7 +202,8 @@ impl Capture {
         let mut command = Command::new(&self.started.executable);
         command.args(["-c", ANALYSE]).arg(self.raw.path()).args(raw);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        for name in NOT_INHERITED {
+        // By the last, a Python that embeds an agent would become a worker.
+        for name in NOT_INHERITED.into_iter().chain([SOCKET_VARIABLE]) {
             command.env_remove(name);
         }
         if let Ok(path) = std::env::join_paths(self.started.path.iter().filter(|at| !at.is_empty()))
@@ -227,9 +226,7 @@ impl Capture {
                 Ok(None) => break,
             }
         }
-        // Either may find it ended meanwhile.
-        drop(child.kill());
-        drop(child.wait());
+        preflight::end(&mut child);
         Err(format!("{} did not begin within {TO_ANALYSE:?}", executable.display()))
     }
 }
