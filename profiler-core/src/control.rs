@@ -222,6 +222,21 @@ impl CalledWorker {
         worker.rank = self.rank.or(worker.rank);
     }
 
+    /// What is known, in a few words: `stage 0 thinker, replica 0, rank 1`; `None` where nothing is.
+    #[must_use]
+    pub fn in_words(&self) -> Option<String> {
+        let mut words = Vec::new();
+        match (self.stage, &self.role) {
+            (Some(stage), Some(role)) => words.push(format!("stage {stage} {role}")),
+            (Some(stage), None) => words.push(format!("stage {stage}")),
+            (None, Some(role)) => words.push(role.clone()),
+            (None, None) => {}
+        }
+        words.extend(self.replica.map(|replica| format!("replica {replica}")));
+        words.extend(self.rank.map(|rank| format!("rank {rank}")));
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
     /// What this does not say, `other` may.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
@@ -463,5 +478,24 @@ impl WorkerError {
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_said() {
+        let mut called = CalledWorker::default();
+        assert_eq!(called.in_words(), None);
+        called.role = Some("thinker".to_owned());
+        called.rank = Some(1);
+        assert_eq!(called.in_words().unwrap(), "thinker, rank 1");
+        called.stage = Some(0);
+        called.replica = Some(2);
+        assert_eq!(called.in_words().unwrap(), "stage 0 thinker, replica 2, rank 1");
+        called.role = None;
+        assert_eq!(called.in_words().unwrap(), "stage 0, replica 2, rank 1");
     }
 }

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use crate::programs::build_folder;
+
 /// The stand-ins, laid out as an installation.
 #[derive(Clone, Debug)]
 pub struct NpuStandIn {
@@ -20,11 +22,7 @@ impl NpuStandIn {
     ///
     /// They cannot be built or copied.
     pub fn install(folder: &Path) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("the path of this program is unknown")?;
-        let mut built = own.parent().context("this program lies in no folder")?;
-        if built.ends_with("deps") {
-            built = built.parent().context("a folder `deps` lies in no folder")?;
-        }
+        let built = build_folder()?;
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command.args(["build", "--locked", "--quiet", "-p", "fake-mspti", "-p", "fake-ascend"]);
         command.arg("--target-dir").arg(built.parent().context("no target folder")?);

@@ -5,6 +5,21 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+/// The folder of this build's programs.
+///
+/// # Errors
+///
+/// The path of this program is not known.
+pub(crate) fn build_folder() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("the path of this program is unknown")?;
+    let mut folder = own.parent().context("this program lies in no folder")?;
+    // A test program lies in `deps`, beside which the others are.
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("a folder `deps` lies in no folder")?;
+    }
+    Ok(folder.to_owned())
+}
+
 /// The `omniprof` program of this build. Cargo builds it for a test of the whole workspace; for one
 /// of this crate alone it is built here if it is missing.
 ///
@@ -12,12 +27,7 @@ use anyhow::Context as _;
 ///
 /// It is not there and cannot be built.
 pub fn omniprof() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("the path of this program is unknown")?;
-    let mut dir = own.parent().context("this program lies in no folder")?;
-    if dir.ends_with("deps") {
-        dir = dir.parent().context("a folder `deps` lies in no folder")?;
-    }
-    let program = dir.join("omniprof");
+    let program = build_folder()?.join("omniprof");
     if !program.is_file() {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command.args(["build", "--locked", "-p", "profiler-worker", "--bin", "omniprof"]);

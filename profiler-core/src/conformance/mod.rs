@@ -60,6 +60,31 @@ pub trait Fixture: Sync {
     fn expected(&self) -> Vec<RecordKind>;
 }
 
+/// Gives the names of all bodies to a macro of this crate, behind what else it takes.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_bodies {
+    ($then:ident, $($before:tt)*) => {
+        $crate::$then!($($before)*,
+            hundred_cycles, double_start_is_refused, stop_before_the_first_record,
+            drop_without_stop_stops, no_rows_after_stop, nothing_from_before_start,
+            two_sessions_at_once, a_full_sink_is_counted_exactly, a_closed_sink_ends_production,
+            a_flush_is_visible_within_a_second, a_panicking_sink_harms_nobody,
+            realtime_steps_do_not_show);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_list {
+    ($name:ident, $($body:ident),*) => {
+        /// All bodies with their names, for programs that are no tests of cargo's.
+        pub const $name: &[(&str, fn(&dyn Fixture))] = &[$((stringify!($body), $body)),*];
+    };
+}
+
+conformance_bodies!(conformance_list, BODIES);
+
 /// Makes a test of each body, named as the body. The argument makes a [`Fixture`].
 ///
 /// The tests of one process run at the same time unless told otherwise; a backend that serves one
@@ -72,12 +97,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests!($fixture, CONFORMANCE);
     };
     ($fixture:expr, $lock:expr) => {
-        $crate::conformance_tests!(@ $fixture, $lock,
-            hundred_cycles, double_start_is_refused, stop_before_the_first_record,
-            drop_without_stop_stops, no_rows_after_stop, nothing_from_before_start,
-            two_sessions_at_once, a_full_sink_is_counted_exactly, a_closed_sink_ends_production,
-            a_flush_is_visible_within_a_second, a_panicking_sink_harms_nobody,
-            realtime_steps_do_not_show);
+        $crate::conformance_bodies!(conformance_tests, @ $fixture, $lock);
     };
     (@ $fixture:expr, $lock:expr, $($body:ident),*) => {
         $(

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use crate::programs::build_folder;
+
 /// Where the binaries are, and a folder to write in.
 #[derive(Debug)]
 pub struct Context {
@@ -24,7 +26,7 @@ impl Context {
     pub fn new(bin_dir: Option<PathBuf>) -> anyhow::Result<Self> {
         let bin_dir = match bin_dir {
             Some(dir) => dir,
-            None => own_dir()?,
+            None => build_folder()?,
         };
         let scratch = tempfile::Builder::new()
             .prefix("omniprof-figures-")
@@ -95,14 +97,4 @@ impl Context {
             .with_context(|| format!("no folder for {name}"))?;
         Ok(dir.keep())
     }
-}
-
-fn own_dir() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().context("the path of this program is unknown")?;
-    let dir = program.parent().context("this program lies in no folder")?;
-    // A test binary lies in `deps`, beside which the programs are.
-    if dir.ends_with("deps") {
-        return Ok(dir.parent().unwrap_or(dir).to_owned());
-    }
-    Ok(dir.to_owned())
 }

@@ -1,6 +1,6 @@
 //! Inputs that are nearly right.
 
-use crate::soak::Dice;
+use profiler_core::synthetic::Random;
 
 /// Numbers at which readers err.
 const NUMBERS: [u64; 14] = [
@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 256 << 10;
 /// Makes inputs of a corpus; the same ones for a seed.
 #[derive(Debug)]
 pub struct Mutator {
-    dice: Dice,
+    dice: Random,
     words: &'static [&'static str],
 }
 
@@ -34,7 +34,7 @@ impl Mutator {
     /// Words are those of the target's language.
     #[must_use]
     pub fn new(seed: u64, words: &'static [&'static str]) -> Self {
-        Self { dice: Dice::new(seed), words }
+        Self { dice: Random::new(seed), words }
     }
 
     /// One input.

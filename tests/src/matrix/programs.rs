@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::programs::build_folder;
+
 use super::output::{self, Ended};
 use super::plan::{InjectedBuild, Part};
 
@@ -257,14 +259,9 @@ fn forget_injected(target: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The target folder of this program, which lies in `debug` or `debug/deps` of it.
+/// The target folder of this build.
 fn target_folder() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("the path of this program is unknown")?;
-    let mut folder = own.parent().context("this program lies in no folder")?;
-    if folder.ends_with("deps") {
-        folder = folder.parent().context("a folder `deps` lies in no folder")?;
-    }
-    Ok(folder.parent().context("a build lies in no target folder")?.to_owned())
+    Ok(build_folder()?.parent().context("a build lies in no target folder")?.to_owned())
 }
 
 /// `path+file:///…/backend-cuda#0.1.0`, or with a name where it is not the folder's.

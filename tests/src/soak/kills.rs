@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use profiler_core::clock::{ClockSource as _, SystemClock};
+use profiler_core::synthetic::Random;
 use profiler_worker::controller::StopRequest;
 use profiler_worker::start_request::StartRequest;
 use serde_json::Value;
 
 use super::worker::{self, Worker};
-use super::{Dice, Line, Setting, is_whole, spools, wait_for};
+use super::{Line, Setting, is_whole, spools, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const WORKERS: usize = 4;
@@ -34,7 +35,7 @@ fn stop_request() -> StopRequest {
 pub fn workers(setting: &Setting) -> anyhow::Result<Vec<Line>> {
     const NAME: &str = "killed-workers";
     let (controller, dir) = super::controller(setting.folder(NAME)?)?;
-    let mut dice = Dice::new(setting.seed);
+    let mut dice = Random::new(setting.seed);
     let mut workers: Vec<Worker> = Vec::new();
     let (mut rounds, mut killed_in_all, mut wrong_lines, mut unreadable) = (0, 0, 0, 0);
     let (mut worst_ms, mut slowest_stop, mut empty) = (0.0_f64, Duration::ZERO, 0);
@@ -155,7 +156,7 @@ pub fn controller(setting: &Setting) -> anyhow::Result<Vec<Line>> {
     let omniprof = setting.omniprof()?;
     let root = setting.folder(NAME)?;
     let socket = tempfile::tempdir()?;
-    let mut dice = Dice::new(setting.seed);
+    let mut dice = Random::new(setting.seed);
     let mut server = Server::start(&omniprof, &root, socket.path())?;
     let workers = (0..WORKERS)
         .map(|rank| Worker::start(socket.path(), rank))
@@ -225,7 +226,7 @@ pub fn launcher(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         return Ok(vec![Line::skipped(NAME, "rounds", why)]);
     }
     let root = setting.folder(NAME)?;
-    let mut dice = Dice::new(setting.seed);
+    let mut dice = Random::new(setting.seed);
     let (mut rounds, mut dead, mut unreadable, mut no_trace) = (0, 0, 0, 0);
     let began = Instant::now();
     while began.elapsed() < setting.faults {

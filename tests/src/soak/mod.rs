@@ -163,24 +163,6 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Numbers that look random and are the same for a seed.
-#[derive(Debug)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) % end.max(1)
-    }
-}
-
 /// Waits for a condition.
 pub(crate) fn wait_for<T>(
     what: &str,

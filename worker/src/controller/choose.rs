@@ -9,7 +9,6 @@ use super::error::StartError;
 use super::state::{Inner, State, Worker};
 use crate::manifest::LeftOut;
 use crate::start_request::{Plan, StartRequest};
-use crate::who::in_words;
 
 /// How long a start that waits for workers goes without looking at what they are called.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(250);
@@ -153,6 +152,6 @@ fn place_of(worker: &WorkerIdentity) -> (u32, u32, u32, &str) {
 
 /// Who a worker is, in a few words.
 pub(super) fn name_of(worker: &WorkerIdentity) -> String {
-    let words = in_words(&CalledWorker::of(worker)).unwrap_or_else(|| worker.program.clone());
+    let words = CalledWorker::of(worker).in_words().unwrap_or_else(|| worker.program.clone());
     format!("{words} (pid {} on {})", worker.pid, worker.host)
 }

@@ -5,8 +5,6 @@ use profiler_core::identity::WorkerIdentity;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::who::in_words;
-
 /// The code of a worker that was left out because steps are counted and it has none.
 const NO_STEPS: &str = "no_steps";
 
@@ -65,6 +63,6 @@ impl LeftOut {
             replica: self.replica,
             rank: self.rank,
         };
-        in_words(&called).unwrap_or_else(|| self.program.clone())
+        called.in_words().unwrap_or_else(|| self.program.clone())
     }
 }

@@ -18,8 +18,6 @@ use utoipa::ToSchema;
 pub use left_out::LeftOut;
 pub use table::table;
 
-use crate::who::in_words;
-
 /// The version of the manifest's shape.
 pub const MANIFEST_VERSION: u32 = 1;
 
@@ -224,7 +222,7 @@ impl WorkerLine {
             replica: self.replica,
             rank: self.rank,
         };
-        in_words(&called).unwrap_or_else(|| self.program.clone())
+        called.in_words().unwrap_or_else(|| self.program.clone())
     }
 }
 

@@ -8,7 +8,6 @@
 mod built_in;
 mod process;
 mod rule;
-mod words;
 
 use std::collections::BTreeMap;
 
@@ -16,8 +15,6 @@ use profiler_core::control::CalledWorker;
 
 pub use process::ProcessText;
 pub use rule::{MapRule, MapRuleError, MapSource};
-
-pub(crate) use words::in_words;
 
 use rule::Found;
 

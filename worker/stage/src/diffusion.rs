@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use crate::frames::{self, Handoff, ToFront};
-use crate::wires::Wires;
+use crate::process::Wires;
 use crate::{DenoiserSizes, Diffusion, Engine, Image};
 
 /// Width of the condition.

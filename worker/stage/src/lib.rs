@@ -13,13 +13,13 @@ mod engine;
 pub mod frames;
 mod numbers;
 mod place;
+mod process;
 mod ranks;
 mod talker;
 mod thinker;
-mod wires;
 
 pub use engine::{Bridge, Decoder, DecoderSizes, DenoiserSizes, Diffusion, Engine, Image};
 pub use numbers::{Numbers, Shard, rotary_angles, time_embedding};
 pub use place::{PLACES, Place};
+pub use process::{StageArgs, front, inlet, run};
 pub use ranks::Ranks;
-pub use wires::{StageArgs, front, inlet, run};

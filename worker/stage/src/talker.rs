@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::frames::{self, Handoff};
-use crate::wires::Wires;
+use crate::process::Wires;
 use crate::{DecoderSizes, Engine, Ranks, Shard, diffusion, thinker};
 
 const SIZES: DecoderSizes = DecoderSizes {

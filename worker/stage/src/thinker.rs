@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use crate::frames::{self, Handoff, Request};
-use crate::wires::Wires;
+use crate::process::Wires;
 use crate::{Decoder, DecoderSizes, Engine, Ranks};
 
 /// The hidden state's width, which the talker takes.

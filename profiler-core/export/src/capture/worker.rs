@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use profiler_core::control::CalledWorker;
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::record::{DeviceDef, LossCause, RecordKind};
 
@@ -58,27 +59,12 @@ impl Worker {
     /// What people call it: `stage 0 thinker, replica 0, rank 1`, as far as it is known.
     #[must_use]
     pub fn title(&self) -> String {
-        let identity = &self.identity;
-        let mut parts = Vec::new();
-        match (identity.stage, identity.role.as_deref()) {
-            (Some(stage), Some(role)) => parts.push(format!("stage {stage} {role}")),
-            (Some(stage), None) => parts.push(format!("stage {stage}")),
-            (None, Some(role)) => parts.push(role.to_owned()),
-            (None, None) => {}
+        let words = CalledWorker::of(&self.identity).in_words();
+        let words = words.unwrap_or_else(|| self.identity.program.clone());
+        match self.facts.contains_key(DEVICE_FACT) {
+            true => format!("{words}, device"),
+            false => words,
         }
-        if let Some(replica) = identity.replica {
-            parts.push(format!("replica {replica}"));
-        }
-        if let Some(rank) = identity.rank {
-            parts.push(format!("rank {rank}"));
-        }
-        if parts.is_empty() {
-            parts.push(identity.program.clone());
-        }
-        if self.facts.contains_key(DEVICE_FACT) {
-            parts.push("device".to_owned());
-        }
-        parts.join(", ")
     }
 
     /// Rows lost, over all causes.

@@ -186,14 +186,14 @@ fn import_one(
     lock: &Lock,
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<String>, String> {
-    if is_of_torch(trace) {
+    let sources = if is_of_torch(trace) {
         wait_for_analysis(trace, raw, goes_on)?;
-    } else if msprof::timelines(trace).is_empty() {
-        msprof::export(trace, &raw.join("msprof.log"), &lock.file, goes_on)?;
-    }
-    let sources = match is_of_torch(trace) {
-        true => vec![trace.to_owned()],
-        false => msprof::timelines(trace),
+        vec![trace.to_owned()]
+    } else {
+        if msprof::timelines(trace).is_empty() {
+            msprof::export(trace, &raw.join("msprof.log"), &lock.file, goes_on)?;
+        }
+        msprof::timelines(trace)
     };
     if sources.is_empty() {
         return Err("`msprof` ended well and wrote no timeline".to_owned());

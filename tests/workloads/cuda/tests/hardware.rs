@@ -12,26 +12,9 @@ use backend_cuda::CudaBackend;
 use cuda_workload::Commands;
 use profiler_core::abi::LoadedPlugin;
 use profiler_core::backend::{BackendId, ProfilerBackend};
-use profiler_core::conformance::{self, Fixture, build_plugin};
+use profiler_core::conformance::{BODIES, Fixture, build_plugin};
 use profiler_core::probe::ProbeReport;
 use profiler_core::record::{ApiCall, Kernel, Memcpy, Memset, RecordKind, Row as _};
-
-type Body = fn(&dyn Fixture);
-
-const BODIES: [(&str, Body); 12] = [
-    ("hundred_cycles", conformance::hundred_cycles),
-    ("double_start_is_refused", conformance::double_start_is_refused),
-    ("stop_before_the_first_record", conformance::stop_before_the_first_record),
-    ("drop_without_stop_stops", conformance::drop_without_stop_stops),
-    ("no_rows_after_stop", conformance::no_rows_after_stop),
-    ("nothing_from_before_start", conformance::nothing_from_before_start),
-    ("two_sessions_at_once", conformance::two_sessions_at_once),
-    ("a_full_sink_is_counted_exactly", conformance::a_full_sink_is_counted_exactly),
-    ("a_closed_sink_ends_production", conformance::a_closed_sink_ends_production),
-    ("a_flush_is_visible_within_a_second", conformance::a_flush_is_visible_within_a_second),
-    ("a_panicking_sink_harms_nobody", conformance::a_panicking_sink_harms_nobody),
-    ("realtime_steps_do_not_show", conformance::realtime_steps_do_not_show),
-];
 
 /// Copies, memsets and kernels on the first device.
 fn work() {
