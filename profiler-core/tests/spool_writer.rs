@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -175,14 +176,18 @@ fn the_byte_limit_ends_the_spool_with_its_losses_and_footer() {
 fn too_little_free_room_ends_the_spool() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let options = SpoolOptions { min_free_percent: 99, ..SpoolOptions::default() };
+    // With a file on it that has blocks, no file system is all free: the very first look says so.
+    let mut other = create_file(&folder.path().join("other"));
+    other.write_all(&[1; 64 << 10]).unwrap();
+    other.sync_all().unwrap();
+    let options = SpoolOptions { min_free_percent: 100, ..SpoolOptions::default() };
     let file = create_file(&path);
-    // No file system in use has 99 % free: the very first look says so.
     let error = SpoolWriter::create(file, &header(), options, Arc::new(SystemClock::new()));
-    let Err(error) = error else { return };
+    let Err(error) = error else { panic!("a spool was begun") };
     let SpoolWriteError::NoRoom { end } = &error else { panic!("{error:?}") };
     assert_eq!(end.code(), "disk_full");
-    assert!(error.to_string().contains("99 % are to stay free"), "{error}");
+    assert!(error.to_string().contains("100 % are to stay free"), "{error}");
+    assert_eq!(path.metadata().unwrap().len(), 0, "nothing was written");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Output {
             allocated: 0,
             unallocated: false,
             max_bytes,
-            min_free_percent: min_free_percent.min(99),
+            min_free_percent: min_free_percent.min(100),
             next_look: 0,
             crc: crc32fast::Hasher::new(),
         }
