@@ -67,7 +67,7 @@ fn start() -> impl Strategy<Value = Start> {
     )
 }
 
-fn identity(start: Start, random: u64) -> WorkerIdentity {
+fn key(start: Start, random: u64) -> String {
     let boot_id = format!("boot-{}", start.boot);
     let parts = KeyParts {
         boot_id: &boot_id,
@@ -75,7 +75,11 @@ fn identity(start: Start, random: u64) -> WorkerIdentity {
         pid: start.pid,
         start_ticks: start.start_ticks,
     };
-    let key = WorkerKey::new(&parts, random).to_string();
+    WorkerKey::new(&parts, random).to_string()
+}
+
+fn identity(start: Start, random: u64) -> WorkerIdentity {
+    let key = key(start, random);
     WorkerIdentity { pid: start.pid, key, ..worker(start.stage, "stage", 0) }
 }
 
@@ -100,6 +104,28 @@ proptest! {
             let name = path.file_name().unwrap().len();
             prop_assert!(name <= MAX_NAME_BYTES);
             prop_assert!(paths.insert(path), "two workers meet");
+        }
+    }
+
+    /// Chance is alike for all here, so that only the one part can tell them apart.
+    #[test]
+    fn each_part_of_the_key_tells_workers_apart(start in start(), random: u64) {
+        type Change = fn(Start, u64, u64) -> (Start, u64);
+        let changes: [(&str, Change); 5] = [
+            ("boot id", |start, random, n| (Start { boot: n, ..start }, random)),
+            ("pid namespace", |start, random, n| (Start { container: n, ..start }, random)),
+            ("pid", |start, random, n| (Start { pid: n as u32, ..start }, random)),
+            ("start time", |start, random, n| (Start { start_ticks: n, ..start }, random)),
+            ("chance", |start, random, n| (start, random ^ n)),
+        ];
+        for (part, change) in changes {
+            let keys: BTreeSet<_> = (0..10_000)
+                .map(|n| {
+                    let (start, random) = change(start, random, n);
+                    key(start, random)
+                })
+                .collect();
+            prop_assert_eq!(keys.len(), 10_000, "workers that differ in their {} meet", part);
         }
     }
 
