@@ -29,6 +29,10 @@ impl Fixture for OnStandIn {
     fn expected(&self) -> Vec<RecordKind> {
         vec![Kernel::KIND, ApiCall::KIND, Memcpy::KIND, Memset::KIND]
     }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![100, 103, 2, 1])
+    }
 }
 
 profiler_core::conformance_tests!(OnStandIn);

@@ -53,6 +53,10 @@ impl Fixture for OnStandIn {
             Marker::KIND,
         ]
     }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![100, 1, 200, 100, 1, 1, 1, 1, 1])
+    }
 }
 
 profiler_core::conformance_tests!(OnStandIn);

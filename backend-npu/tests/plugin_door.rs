@@ -41,6 +41,10 @@ impl Fixture for BehindTheDoor {
     fn expected(&self) -> Vec<RecordKind> {
         vec![Kernel::KIND, ApiCall::KIND]
     }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![100, 200])
+    }
 }
 
 profiler_core::conformance_tests!(BehindTheDoor);

@@ -45,7 +45,7 @@ impl ProfilerBackend for NullBackend {
             thread: 0,
             clock: ClockDomain::Monotonic,
         });
-        Ok(Box::new(NullSession { sink, clock, stream, state: State::Open }))
+        Ok(Box::new(NullSession { sink, clock, stream, state: State::Open, is_closed: false }))
     }
 }
 
@@ -54,6 +54,8 @@ struct NullSession {
     clock: Arc<dyn ClockSource>,
     stream: StreamId,
     state: State,
+    /// The sink takes nothing any more.
+    is_closed: bool,
 }
 
 #[derive(PartialEq)]
@@ -76,11 +78,16 @@ impl ProfileSession for NullSession {
         if self.state != State::Recording {
             return Err(BackendError::NotStarted);
         }
+        if self.is_closed {
+            return Ok(());
+        }
         let marker = Marker { time: self.clock.monotonic_ns(), ..Marker::default() };
         match self.sink.emit(&[Batch::new(self.stream, &[marker])]) {
             // The sink has counted what it did not take, and a marker defines nothing.
-            Emit::Accepted | Emit::Full | Emit::Closed => Ok(()),
+            Emit::Accepted | Emit::Full => {}
+            Emit::Closed => self.is_closed = true,
         }
+        Ok(())
     }
 
     fn stop(&mut self, _drain: Duration) -> Result<SessionSummary, BackendError> {

@@ -83,6 +83,10 @@ impl Fixture for NullFixture {
     fn expected(&self) -> Vec<RecordKind> {
         vec![Marker::KIND]
     }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![1])
+    }
 }
 
 mod null_behind_the_door {

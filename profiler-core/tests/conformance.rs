@@ -20,6 +20,10 @@ impl Fixture for NullFixture {
     fn expected(&self) -> Vec<RecordKind> {
         vec![Marker::KIND]
     }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![1])
+    }
 }
 
 profiler_core::conformance_tests!(NullFixture);

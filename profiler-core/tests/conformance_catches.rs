@@ -2,7 +2,7 @@
 #![cfg(feature = "conformance")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use profiler_core::backend::{
@@ -29,7 +29,19 @@ enum Fault {
     RecordsFromBeforeTheStart,
     HandsOverNothing,
     RefusesASecondSessionWithoutReason,
+    GoesOnAfterDrop,
+    GoesOnAfterClosed,
+    SkipsSilentlyAfterFull,
+    IsPoisonedByAPanic,
 }
+
+/// A sink that a dropped session still writes into.
+type Left = Mutex<Option<(Arc<dyn RecordSink>, StreamId)>>;
+
+static LEFT: Left = Mutex::new(None);
+
+/// What a session of [`Fault::IsPoisonedByAPanic`] holds while it writes.
+static HELD: Mutex<()> = Mutex::new(());
 
 struct Broken(Fault);
 
@@ -42,6 +54,10 @@ impl Fixture for Broken {
 
     fn expected(&self) -> Vec<RecordKind> {
         vec![Marker::KIND]
+    }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![1])
     }
 }
 
@@ -75,7 +91,16 @@ impl ProfilerBackend for BrokenBackend {
             clock: ClockDomain::Monotonic,
         });
         let opened = clock.monotonic_ns();
-        Ok(Box::new(Session { fault: self.0, sink, clock, stream, opened, state: 0, sent: false }))
+        Ok(Box::new(Session {
+            fault: self.0,
+            sink,
+            clock,
+            stream,
+            opened,
+            state: 0,
+            sent: false,
+            last: None,
+        }))
     }
 }
 
@@ -87,12 +112,27 @@ struct Session {
     opened: u64,
     state: u8,
     sent: bool,
+    /// What the sink answered last.
+    last: Option<Emit>,
 }
 
 impl Session {
     fn write(&mut self) {
         if self.fault == Fault::HandsOverNothing {
             return;
+        }
+        if self.last == Some(Emit::Closed) && self.fault != Fault::GoesOnAfterClosed {
+            return;
+        }
+        if self.last == Some(Emit::Full) && self.fault == Fault::SkipsSilentlyAfterFull {
+            self.last = None;
+            return;
+        }
+        let _held = (self.fault == Fault::IsPoisonedByAPanic)
+            .then(|| HELD.lock().expect("no session panicked before"));
+        if let Some((sink, stream)) = &*LEFT.lock().expect("nobody panics with it") {
+            let late = [Marker { time: 1, ..Marker::default() }];
+            assert_eq!(sink.emit(&[Batch::new(*stream, &late)]), Emit::Accepted);
         }
         let mut heap = Vec::new();
         let text = HeapRef::push(&mut heap, b"name");
@@ -108,6 +148,7 @@ impl Session {
             true => self.sink.emit(&[rows]),
             false => self.sink.emit(&[Batch::with_heap(self.stream, &names, &heap), rows]),
         };
+        self.last = Some(emit);
         self.sent |= emit == Emit::Accepted || self.fault == Fault::ForgetsDefinitions;
         if emit == Emit::Full && self.fault == Fault::CountsWhatTheSinkCounts {
             self.sink.loss(Loss {
@@ -143,6 +184,9 @@ impl ProfileSession for Session {
         if self.state != 1 && self.fault != Fault::StopsBeforeStart {
             return Err(BackendError::NotStarted);
         }
+        if self.state == 1 {
+            self.write();
+        }
         self.state = 2;
         Ok(SessionSummary::default())
     }
@@ -153,6 +197,10 @@ impl Drop for Session {
         SESSIONS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
         if self.fault == Fault::WritesAfterStop && self.state == 2 {
             self.write();
+        }
+        if self.fault == Fault::GoesOnAfterDrop && self.state == 1 {
+            let left = Some((Arc::clone(&self.sink), self.stream));
+            *LEFT.lock().expect("nobody panics with it") = left;
         }
     }
 }
@@ -191,6 +239,11 @@ fn each_fault_is_caught_by_its_body() {
     assert!(caught(Fault::StampsRealtime, |f| c::realtime_steps_do_not_show(f)));
     assert!(caught(Fault::RecordsFromBeforeTheStart, |f| c::nothing_from_before_start(f)));
     assert!(caught(Fault::HandsOverNothing, |f| c::a_flush_is_visible_within_a_second(f)));
+    assert!(caught(Fault::GoesOnAfterDrop, |f| c::drop_without_stop_stops(f)));
+    LEFT.lock().expect("nobody panics with it").take();
+    assert!(caught(Fault::GoesOnAfterClosed, |f| c::a_closed_sink_ends_production(f)));
+    assert!(caught(Fault::SkipsSilentlyAfterFull, |f| c::a_full_sink_is_counted_exactly(f)));
+    assert!(caught(Fault::IsPoisonedByAPanic, |f| c::a_panicking_sink_harms_nobody(f)));
     let second = Fault::RefusesASecondSessionWithoutReason;
     assert!(caught(second, |f| c::two_sessions_at_once(f)));
 }

@@ -17,6 +17,7 @@ mod sink;
 mod sinks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::{ProfileSession, ProfilerBackend, SessionConfig};
@@ -58,6 +59,47 @@ pub trait Fixture: Sync {
 
     /// The kinds of rows that the work makes, each stamped while the session records.
     fn expected(&self) -> Vec<RecordKind>;
+
+    /// Rows of each of [`Fixture::expected`], in the same order, that the work makes each time,
+    /// seen after a flush or a stop; `None` where that depends on time or chance.
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        None
+    }
+}
+
+/// A fixture whose work is counted.
+struct Counted<'a> {
+    inner: &'a dyn Fixture,
+    works: AtomicU64,
+}
+
+impl<'a> Counted<'a> {
+    fn new(inner: &'a dyn Fixture) -> Self {
+        Self { inner, works: AtomicU64::new(0) }
+    }
+}
+
+impl Fixture for Counted<'_> {
+    fn backend(&self) -> Arc<dyn ProfilerBackend> {
+        self.inner.backend()
+    }
+
+    fn config(&self) -> SessionConfig {
+        self.inner.config()
+    }
+
+    fn work(&self) {
+        self.works.fetch_add(1, Ordering::SeqCst);
+        self.inner.work();
+    }
+
+    fn expected(&self) -> Vec<RecordKind> {
+        self.inner.expected()
+    }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        self.inner.rows_of_work()
+    }
 }
 
 /// Gives the names of all bodies to a macro of this crate, behind what else it takes.

@@ -40,6 +40,7 @@ struct State {
     rows: BTreeMap<RecordKind, u64>,
     refused: BTreeMap<RecordKind, u64>,
     losses: BTreeMap<LossCause, u64>,
+    lost: BTreeMap<RecordKind, u64>,
     defined: BTreeSet<(u32, RecordKind, u32)>,
     instants: Vec<Seen>,
     facts: BTreeMap<String, String>,
@@ -83,6 +84,7 @@ impl MemorySink {
                 rows: BTreeMap::new(),
                 refused: BTreeMap::new(),
                 losses: BTreeMap::new(),
+                lost: BTreeMap::new(),
                 defined: BTreeSet::new(),
                 instants: Vec::new(),
                 facts: BTreeMap::new(),
@@ -112,6 +114,18 @@ impl MemorySink {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.lock().refused.values().sum()
+    }
+
+    /// Rows of a kind that were refused as [`Emit::Full`].
+    #[must_use]
+    pub fn refused_of(&self, kind: RecordKind) -> u64 {
+        self.lock().refused.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Rows of a kind that the producer said were lost.
+    #[must_use]
+    pub fn lost_of(&self, kind: RecordKind) -> u64 {
+        self.lock().lost.get(&kind).copied().unwrap_or_default()
     }
 
     /// Groups that were offered, whatever became of them.
@@ -274,6 +288,9 @@ impl RecordSink for MemorySink {
             state.fault("the sink counts what it refuses itself".to_owned());
         }
         *state.losses.entry(loss.cause).or_default() += loss.count;
+        if let Some(kind) = loss.kind {
+            *state.lost.entry(kind).or_default() += loss.count;
+        }
     }
 
     fn fact(&self, key: &str, value: &str) {

@@ -2,23 +2,29 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Answer, Fixture, LONG, MemorySink, record_some, start, stop, wait_until};
+use super::{Answer, Counted, Fixture, LONG, MemorySink, record_some, start, stop, wait_until};
 use crate::clock::SystemClock;
 use crate::record::LossCause;
+
+/// How often a backend may offer something to a sink that has said that it is closed.
+const ROUNDS_UNTIL_QUIET: u32 = 50;
 
 fn clock() -> Arc<SystemClock> {
     Arc::new(SystemClock::new())
 }
 
 /// A sink that refuses groups counts them itself, once; the backend counts nothing again, sends
-/// the definitions of a refused group again and goes on.
+/// the definitions of a refused group again and goes on. Where the rows of the work are known,
+/// each was taken, refused or counted as lost.
 ///
 /// # Panics
 ///
 /// Where the backend does not keep that.
 pub fn a_full_sink_is_counted_exactly(fixture: &dyn Fixture) {
+    let fixture = &Counted::new(fixture);
     let sink = Arc::new(MemorySink::new(Answer::EverySecondFull));
     let mut session = start(fixture, &sink, clock());
     wait_until("a refused row", LONG, || {
@@ -29,10 +35,23 @@ pub fn a_full_sink_is_counted_exactly(fixture: &dyn Fixture) {
     record_some(fixture, session.as_mut(), &sink);
     sink.answer(Answer::Accept);
     record_some(fixture, session.as_mut(), &sink);
+    fixture.work();
     stop(session.as_mut());
     // Rows whose definitions were refused, or losses that were counted twice, are faults.
     sink.assert_sound();
     assert!(!sink.losses().contains_key(&LossCause::SinkFull));
+    let Some(each) = fixture.rows_of_work() else { return };
+    let expected = fixture.expected();
+    assert_eq!(each.len(), expected.len(), "a number of rows for each expected kind");
+    let works = fixture.works.load(Ordering::SeqCst);
+    for (kind, rows) in expected.into_iter().zip(each) {
+        let (taken, refused, lost) = (sink.rows(kind), sink.refused_of(kind), sink.lost_of(kind));
+        assert_eq!(
+            taken + refused + lost,
+            rows * works,
+            "{kind}: {taken} taken, {refused} refused, {lost} lost of {works} times {rows}"
+        );
+    }
 }
 
 /// Once the sink is closed the backend stops producing, and its stop still works.
@@ -46,9 +65,15 @@ pub fn a_closed_sink_ends_production(fixture: &dyn Fixture) {
     record_some(fixture, session.as_mut(), &sink);
     sink.answer(Answer::Closed);
     let total = sink.total();
-    fixture.work();
-    // What the calls answer is the backend's choice; that they come back is not.
-    drop(session.flush());
+    // What is on its way is still offered, and each stream learns of the end by itself.
+    let quiet = (0..ROUNDS_UNTIL_QUIET).any(|_| {
+        let before = sink.groups();
+        fixture.work();
+        // What the calls answer is the backend's choice; that they come back is not.
+        drop(session.flush());
+        sink.groups() == before
+    });
+    assert!(quiet, "the backend goes on producing after its sink was closed");
     drop(session.stop(super::DRAIN));
     assert_eq!(sink.total(), total);
     sink.assert_sound();
