@@ -46,6 +46,10 @@ impl Fixture for InC {
     fn expected(&self) -> Vec<RecordKind> {
         vec![Marker::KIND]
     }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![1])
+    }
 }
 
 mod in_c {
@@ -75,6 +79,10 @@ impl Fixture for AsLibrary {
 
     fn expected(&self) -> Vec<RecordKind> {
         vec![Marker::KIND]
+    }
+
+    fn rows_of_work(&self) -> Option<Vec<u64>> {
+        Some(vec![1])
     }
 }
 

@@ -13,6 +13,7 @@
  */
 #include "omniprof_backend.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,12 +33,13 @@ _Static_assert(sizeof(omniprof_answer) == 16, "answer");
 _Static_assert(sizeof(omniprof_batch) == 48, "batch");
 _Static_assert(sizeof(omniprof_loss) == 40, "loss");
 _Static_assert(sizeof(omniprof_host) == 80, "host");
-_Static_assert(sizeof(omniprof_backend_table) == 120, "table");
+_Static_assert(sizeof(omniprof_backend_table) == 128, "table");
 _Static_assert(offsetof(omniprof_host, clock) == 72, "host.clock");
 _Static_assert(offsetof(omniprof_backend_table, probe) == 56, "table.probe");
 _Static_assert(offsetof(omniprof_backend_table, flush) == 96, "table.flush");
 _Static_assert(offsetof(omniprof_backend_table, trial) == 104, "table.trial");
 _Static_assert(offsetof(omniprof_backend_table, driver) == 112, "table.driver");
+_Static_assert(offsetof(omniprof_backend_table, records_memory) == 120, "table.records_memory");
 _Static_assert(offsetof(omniprof_batch, rows) == 16, "batch.rows");
 _Static_assert(offsetof(omniprof_loss, cause) == 10, "loss.cause");
 
@@ -63,6 +65,7 @@ struct session {
     uint32_t stream;
     enum { OPEN, RECORDING, STOPPED } state;
     uint64_t flushes;
+    bool is_closed;
 };
 
 static void say(const omniprof_answer *answer, const char *text) {
@@ -146,6 +149,9 @@ static int32_t flush(void *handle, const omniprof_answer *answer) {
     if (session->state != RECORDING) {
         return failed(answer, "not_started");
     }
+    if (session->is_closed) {
+        return OMNIPROF_OK;
+    }
     static const char name[] = "from C";
     const struct string_row string = {0, sizeof name - 1, 1, 0};
     const struct marker_row marker = {
@@ -159,8 +165,11 @@ static int32_t flush(void *handle, const omniprof_answer *answer) {
         {session->stream, MARKER_KIND, 0, sizeof marker, 0, (const uint8_t *)&marker, sizeof marker,
          NULL, 0},
     };
-    if (session->host.emit(session->host.ctx, group, 2, sizeof group[0]) == OMNIPROF_ACCEPTED) {
+    const uint32_t emitted = session->host.emit(session->host.ctx, group, 2, sizeof group[0]);
+    if (emitted == OMNIPROF_ACCEPTED) {
         session->flushes++;
+    } else if (emitted == OMNIPROF_CLOSED) {
+        session->is_closed = true;
     }
     return OMNIPROF_OK;
 }
