@@ -159,7 +159,7 @@ fn import_source(
         .map_err(|source| ImportError::Spool { path: spool.to_owned(), source })?;
     let layout = survey.layout.name();
     let outcome = Arc::new(Mutex::new(None));
-    let windows = host.map(|host| host.windows.clone()).unwrap_or_default();
+    let windows = host.map(|host| host.windows.clone());
     let work = Work { source: source.clone(), survey, windows, outcome: Arc::clone(&outcome) };
     writer.add_source(Box::new(work));
     let totals = writer.finish(PATIENCE);
@@ -222,7 +222,7 @@ struct Work {
     source: Source,
     survey: Survey,
     /// Begin and end; none at all = the whole trace is one.
-    windows: Vec<(u64, Option<u64>)>,
+    windows: Option<Vec<(u64, Option<u64>)>>,
     outcome: Arc<Mutex<Option<Result<Translation, ImportError>>>>,
 }
 
@@ -230,7 +230,12 @@ impl RowSource for Work {
     fn drain(&mut self, sink: &dyn RecordSink) {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         if outcome.is_none() {
-            *outcome = Some(translate::translate(&self.source, &self.survey, &self.windows, sink));
+            *outcome = Some(translate::translate(
+                &self.source,
+                &self.survey,
+                self.windows.as_deref(),
+                sink,
+            ));
         }
     }
 }

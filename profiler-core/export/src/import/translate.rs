@@ -42,7 +42,7 @@ const DEVICE_BITS: u64 = 31;
 pub(super) fn translate(
     source: &Source,
     survey: &Survey,
-    windows: &[(u64, Option<u64>)],
+    windows: Option<&[(u64, Option<u64>)]>,
     sink: &dyn RecordSink,
 ) -> Result<Translation, ImportError> {
     let stream = sink.open_stream(StreamInfo {
@@ -51,8 +51,8 @@ pub(super) fn translate(
         clock: ClockDomain::Realtime,
     });
     let whole = [(survey.begin, Some(survey.end))];
-    let is_of_a_worker = !windows.is_empty();
-    let windows = if is_of_a_worker { windows } else { &whole };
+    let is_of_a_worker = windows.is_some();
+    let windows = windows.filter(|windows| !windows.is_empty()).unwrap_or(&whole);
     for (number, (begin, _)) in (0..).zip(windows) {
         edge(sink, number, *begin, WindowEdge::Begin);
     }

@@ -206,8 +206,12 @@ impl Consumer for SummaryBuilder {
             sums.sample(row);
         }
         self.stacks.add(place.worker, rows);
-        let running: Vec<Sample> = rows.iter().filter(|row| row.state == 0).copied().collect();
-        self.on_device.rows(running.len(), |timeline| timeline.put_samples(place, &running))
+        let running = || rows.iter().filter(|row| row.state == 0);
+        self.on_device.rows(running().count(), |timeline| {
+            // Copied only where the timeline has not been given up.
+            let running: Vec<Sample> = running().copied().collect();
+            timeline.put_samples(place, &running)
+        })
     }
 
     fn steps(&mut self, place: &Place<'_>, rows: &[Step]) -> io::Result<()> {
