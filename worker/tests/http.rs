@@ -143,6 +143,33 @@ fn a_capture_from_start_to_download() {
 }
 
 #[test]
+fn the_default_limits_are_told_before_during_and_by_the_start() {
+    let (_bench, server, _workers) = serving(two_stages());
+    let defaults = json!({
+        "duration_ms": null,
+        "max_steps": null,
+        "max_session_ms": 10 * 60 * 1000,
+        "max_bytes": 4_u64 << 30,
+        "min_free_percent": 5,
+    });
+    let status = || -> Value { serde_json::from_slice(&server.get("/profile/status").1).unwrap() };
+    assert_eq!(status()["default_limits"], defaults, "before");
+    let (_, started) = server.post("/start_profile", "");
+    let workers = started["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 2);
+    for worker in workers {
+        assert_eq!(worker["limits"], defaults, "{started}");
+    }
+    let during = status();
+    assert_eq!(during["session"]["session"], started["session"]);
+    assert_eq!(during["default_limits"], defaults, "during");
+    let (_, stopped) = server.post("/stop_profile", "");
+    for worker in stopped["workers"].as_array().unwrap() {
+        assert_eq!(worker["limits"], defaults, "{stopped}");
+    }
+}
+
+#[test]
 fn bodies_of_the_three_servers_clients() {
     let (_bench, server, _workers) = serving(two_stages());
     let bodies = [

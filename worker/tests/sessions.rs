@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use profiler_agent::link::{Connection, LinkError};
 use profiler_core::backend::BackendId;
-use profiler_core::control::{FromAgent, ToAgent, WorkerError};
+use profiler_core::control::{Arm, FromAgent, ToAgent, WorkerError};
 use profiler_core::schedule::StepSource;
-use profiler_worker::controller::{StartError, StopError, StopRequest};
+use profiler_worker::controller::{ControllerOptions, StartError, StopError, StopRequest};
 use profiler_worker::links::WorkerLink;
 use profiler_worker::manifest::{FileState, LineState, SessionState};
+use profiler_worker::retention::RetentionPolicy;
 use profiler_worker::start_request::StartRequest;
 
 use support::{Asked, Behaviour, Bench, FakeWorker, OnArm, OnStop, join, wait_for};
@@ -300,12 +301,96 @@ fn a_degraded_worker_that_nobody_accepted_is_no_success() {
     }
 }
 
+#[test]
+fn a_worker_of_no_known_stage_is_unattributed() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let mut nobody = Behaviour::new(0, "thinker", 0, 0);
+    (nobody.identity.stage, nobody.identity.role) = (None, None);
+    (nobody.identity.replica, nobody.identity.rank) = (None, None);
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), nobody]);
+    controller.start(&StartRequest::default()).unwrap();
+    let manifest = controller.stop_profile().unwrap();
+    let lines: Vec<_> =
+        manifest.workers.iter().map(|line| (line.stage, line.unattributed)).collect();
+    assert_eq!(lines, [(Some(0), false), (None, true)]);
+    let manifest = serde_json::to_value(&manifest).unwrap();
+    assert_eq!(manifest["workers"][1]["unattributed"], true, "{manifest}");
+    assert_eq!(manifest["workers"][0].get("unattributed"), None, "{manifest}");
+    assert!(controller.start(&body(r#"{"stages":[0]}"#)).unwrap().workers.len() == 1);
+}
+
+#[test]
+fn old_sessions_go_by_themselves_and_a_live_one_never() {
+    let kept = RetentionPolicy::default();
+    assert_eq!((kept.max_bytes, kept.max_sessions), (20 << 30, 50));
+    assert_eq!(ControllerOptions::default().retention, Some(kept), "without being asked for");
+
+    let bench = Bench::new();
+    let policy = RetentionPolicy { max_sessions: 1, ..RetentionPolicy::default() };
+    let builder = bench.builder().options(|options| options.retention = Some(policy));
+    let controller = builder.build().unwrap();
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    let ids = || -> Vec<String> {
+        controller.sessions().unwrap().into_iter().map(|line| line.session).collect()
+    };
+    let capture = || {
+        let session = controller.start(&StartRequest::default()).unwrap().session;
+        let during = ids();
+        controller.stop_profile().unwrap();
+        (session, during)
+    };
+    let (first, during) = capture();
+    assert_eq!(during, [first.clone()]);
+    let (second, during) = capture();
+    assert_eq!(during, [first.clone(), second.clone()], "a live one does not count the first out");
+    wait_for("the first one's end", || ids() == [second.clone()]);
+    assert!(!bench.root().join(&first).exists());
+    assert!(bench.root().join(&second).join("manifest.json").exists());
+
+    // The only one may stay; none may, and the one that lives stays all the same.
+    let none = RetentionPolicy { max_sessions: 0, ..RetentionPolicy::default() };
+    let third = controller.start(&StartRequest::default()).unwrap().session;
+    let pruned = controller.prune(&none, false).unwrap();
+    let removed: Vec<String> = pruned.removed.iter().map(ToString::to_string).collect();
+    assert_eq!((removed, ids()), (vec![second], vec![third]));
+    assert!(controller.stop_profile().unwrap().is_good());
+}
+
 /// A worker that is looked at from outside, and so has no steps.
 fn outside(rank: u32) -> Behaviour {
     let mut worker = Behaviour::new(0, "thinker", 0, rank);
     worker.joined_by = "outside";
     worker.step_source = StepSource::None;
     worker
+}
+
+/// The next arm that a worker gets, past what else it is asked.
+fn next_arm(worker: &FakeWorker) -> Arm {
+    loop {
+        if let Asked::Arm(arm) = worker.next_asked() {
+            return *arm;
+        }
+    }
+}
+
+#[test]
+fn the_host_by_name_asks_for_operators_only_where_they_show() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), outside(1)]);
+    for (asked, wanted) in [
+        (r#"{"activities":["CPU"]}"#, [true, false]),
+        (r#"{"activities":["CPU"],"record_shapes":true}"#, [true, true]),
+        ("{}", [false, false]),
+    ] {
+        controller.start(&body(asked)).unwrap();
+        let manifest = controller.stop_profile().unwrap();
+        assert!(manifest.is_good(), "{asked}");
+        let operators: Vec<bool> =
+            workers.iter().map(|worker| next_arm(worker).capture.session.operators).collect();
+        assert_eq!(operators, wanted, "{asked}");
+    }
 }
 
 #[test]

@@ -87,6 +87,19 @@ fn a_device_is_recorded_where_there_is_one_or_it_was_asked_for() {
 }
 
 #[test]
+fn operators_are_recorded_where_the_host_is_named() {
+    for (body, wanted) in [
+        (r#"{"activities":["CPU"]}"#, true),
+        (r#"{"activities":["CPU","GPU"]}"#, true),
+        (r#"{"activities":["GPU"]}"#, false),
+        (r#"{"activities":["MEM"]}"#, false),
+        ("", false),
+    ] {
+        assert_eq!(plan(body, true).capture.session.operators, wanted, "{body}");
+    }
+}
+
+#[test]
 fn a_stage_has_its_own_configuration() {
     let mut defaults = SessionDefaults::default();
     let mut host_only = defaults.all.clone();

@@ -267,7 +267,7 @@ pub const FIELDS: &[Field] = &[
         "activities",
         FieldKind::Choices(&["CPU", "GPU", "MEM"]),
         "CPU, and GPU where there is one",
-        "What to record: `CPU` is counters, samples, operators and spans; `GPU` the device, which must be there where it is named (see `on_unavailable`); `MEM` allocations and frees, by the device's backend: a worker that has none which records them is missed as a device is (`no_memory_rows`).",
+        "What to record: `CPU` is counters, samples, spans, and operators where `operators` is on (a start's body that names `CPU` asks for them); `GPU` the device, which must be there where it is named (see `on_unavailable`); `MEM` allocations and frees, by the device's backend: a worker that has none which records them is missed as a device is (`no_memory_rows`).",
     ),
     own(
         "backend",

@@ -123,12 +123,14 @@ impl Inner {
         policy: &RetentionPolicy,
         dry_run: bool,
     ) -> Result<Pruned, SessionError> {
+        let entries = self.root.sessions().map_err(|source| SessionError::Root { source })?;
+        // Read after the directory: what is listed there and lives is known by now.
         let known: BTreeSet<String> = {
             let state = self.lock();
             let open = state.sessions.values().filter(|session| !session.sealed);
-            open.map(|session| session.id().to_owned()).chain(state.last.clone()).collect()
+            let open = open.map(|session| session.id().to_owned());
+            open.chain(state.last.clone()).chain(state.laid_out.clone()).collect()
         };
-        let entries = self.root.sessions().map_err(|source| SessionError::Root { source })?;
         let candidates: Vec<Candidate> = entries
             .into_iter()
             .map(|entry| {

@@ -100,7 +100,11 @@ struct StartTurn<'a> {
 
 impl Drop for StartTurn<'_> {
     fn drop(&mut self) {
-        self.inner.lock().starting = false;
+        {
+            let mut state = self.inner.lock();
+            state.starting = false;
+            state.laid_out = None;
+        }
         self.inner.tell();
     }
 }
@@ -169,6 +173,7 @@ impl Inner {
         let dir = loop {
             let id = SessionId::generate(&*self.clock, label);
             tries += 1;
+            self.lock().laid_out = Some(id.to_string());
             match self.root.create_session(&id) {
                 Ok(dir) => break dir,
                 Err(TraceRootError::Exists { .. }) if tries < ID_TRIES => {}

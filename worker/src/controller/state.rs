@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) last: Option<String>,
     /// Whether a start is under way.
     pub(super) starting: bool,
+    /// The session of that start, from before its directory is made: nobody removes it.
+    pub(super) laid_out: Option<String>,
     /// Whether everything ends.
     pub(super) closing: bool,
     /// How often something changed.

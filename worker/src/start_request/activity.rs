@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 #[serde(rename_all = "UPPERCASE")]
 #[non_exhaustive]
 pub enum Activity {
-    /// Counters, sampled stacks, operators and spans.
+    /// Counters, sampled stacks, operators and spans. Operators do not show from outside a process:
+    /// there the others are all of it.
     Cpu,
     /// The device, through its backend.
     Gpu,

@@ -57,7 +57,8 @@ pub struct StartRequest {
     #[serde(deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub start_step: Option<u64>,
-    /// What to record; absent = `CPU` and, where a device can be recorded, `GPU`.
+    /// What to record; absent = `CPU` without operators and, where a device can be recorded, `GPU`.
+    /// `CPU` by name asks for operators too, where a process is recorded from within.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activities: Option<Vec<Activity>>,
     /// Take the stacks of operators.

@@ -146,6 +146,9 @@ impl StartRequest {
             config.spans = activities.host;
             config.device = activities.device;
             config.session.memory = activities.memory;
+            // Who names the host asks for all of it. A body that names nothing gets what costs no
+            // more than its share; a worker that is looked at from outside goes without.
+            config.session.operators |= activities.host;
         }
         if let Some(backend) = &self.backend {
             if backend.as_str() == HOST_BACKEND {
