@@ -341,7 +341,7 @@ fn old_sessions_go_by_themselves_and_a_live_one_never() {
         (session, during)
     };
     let (first, during) = capture();
-    assert_eq!(during, [first.clone()]);
+    assert_eq!(during, std::slice::from_ref(&first));
     let (second, during) = capture();
     assert_eq!(during, [first.clone(), second.clone()], "a live one does not count the first out");
     wait_for("the first one's end", || ids() == [second.clone()]);
