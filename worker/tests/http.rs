@@ -185,6 +185,7 @@ fn bodies_of_the_three_servers_clients() {
             "merge_profiles":false,"profile_prefix":null,"profile_stages":[]}"#,
         r#"{"num_steps":"5","activities":["CPU","MEM"],"profile_by_stage":false,
             "merge_profiles":false,"profile_prefix":"None-run","output_dir":null}"#,
+        r#"{"num_steps":2,"profile_by_stage":true,"profile_stages":["prefill","decode"]}"#,
     ];
     for body in bodies {
         let (status, answer) = server.post("/start_profile", body);
@@ -204,7 +205,8 @@ fn what_is_refused_says_why() {
         (r#"{"stage":[0]}"#, 422, "unknown_field", "stages"),
         (r#"{"output_dir":"/tmp/x"}"#, 422, "refused_field", "`--dir`"),
         (r#"{"trace_path_template":"/x/{stage}"}"#, 422, "refused_field", "profile_prefix"),
-        (r#"{"profile_by_stage":true}"#, 422, "refused_field", "prefill and decode"),
+        (r#"{"profile_stages":["decode"]}"#, 422, "refused_field", "prefill or decode"),
+        (r#"{"profile_stages":["encode"]}"#, 422, "invalid_field", "`prefill` or `decode`"),
         (r#"{"num_steps":-1}"#, 422, "invalid_field", "num_steps"),
         (r#"{"stages":[]}"#, 422, "out_of_bounds", "stages"),
         (r#"{"profile_prefix":"../../etc"}"#, 422, "invalid_prefix", "`/`"),
@@ -227,6 +229,28 @@ fn what_is_refused_says_why() {
     for worker in &workers {
         assert!(worker.asked.try_recv().is_err(), "nobody is asked");
     }
+}
+
+#[test]
+fn phases_of_steps_are_recorded_together_and_the_answers_say_so() {
+    let (_bench, server, _workers) = serving(two_stages());
+    for (body, counted) in [
+        (r#"{"profile_by_stage":true}"#, false),
+        (r#"{"profile_by_stage":true,"profile_stages":[],"num_steps":3}"#, true),
+        (r#"{"profile_stages":["decode","prefill"],"max_iterations":3}"#, true),
+    ] {
+        let (status, started) = server.post("/start_profile", body);
+        assert_eq!(status, 200, "{body}: {started}");
+        let [note] = started["notes"].as_array().unwrap().as_slice() else { panic!("{started}") };
+        let text = note.as_str().unwrap();
+        assert!(text.contains("prefill and decode are recorded by one window"), "{text}");
+        assert_eq!(text.contains("a step of either counts"), counted, "{text}");
+        let (status, manifest) = server.post("/stop_profile", "");
+        assert_eq!((status, &manifest["notes"]), (200, &started["notes"]), "{body}: {manifest}");
+    }
+    let (_, started) = server.post("/start_profile", r#"{"profile_by_stage":false}"#);
+    assert_eq!(started.get("notes"), None, "nothing is done otherwise");
+    server.post("/stop_profile", "");
 }
 
 #[test]

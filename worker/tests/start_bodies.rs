@@ -49,6 +49,11 @@ fn what_the_servers_clients_send_comes_to_this() {
                 "merge_profiles":false,"profile_prefix":null}"#,
         ),
         (
+            "sglang_by_stage",
+            r#"{"num_steps":5,"activities":["CPU","GPU"],"profile_by_stage":true,
+                "profile_stages":["prefill","decode"]}"#,
+        ),
+        (
             "own",
             r#"{"replicas":[0],"ranks":[1],"duration_ms":2000,"max_bytes":2000000,
                 "formats":["kineto-gz","pftrace-gz","kineto-gz"],"preset":"full","backend":"cuda",

@@ -201,6 +201,9 @@ fn start_text(body: &Value) -> String {
         let (pid, program, message) = (word("pid"), word("program"), word("message"));
         text.push_str(&format!("pid {pid} ({program}) was left out: {message}\n"));
     }
+    for note in body.get("notes").and_then(Value::as_array).into_iter().flatten() {
+        text.push_str(&format!("note: {}\n", plain(Some(note))));
+    }
     // The limits that hold, named or not.
     if let Some(limits) = workers.and_then(|workers| workers.first()?.get("limits")) {
         text.push_str(&limits_text(limits));

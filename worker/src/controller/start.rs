@@ -50,6 +50,9 @@ pub struct StartAnswer {
     /// Workers that the start selects and did not ask, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// What of the body is applied otherwise than other servers do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A worker of a start.
@@ -406,11 +409,13 @@ impl Inner {
             commit_late_ns: 0,
             workers: Vec::new(),
             left_out: Vec::new(),
+            notes: Vec::new(),
         };
         let Some(session) = state.sessions.get(id) else { return answer };
         answer.directory = session.directory.display().to_string();
         answer.t0 = session.record.t0.unwrap_or_default();
         answer.left_out.clone_from(&session.record.left_out);
+        answer.notes = session.record.request.notes();
         let workers = || session.runs.iter().filter(|run| !run.record.host);
         let armed = workers().filter_map(|run| run.armed.as_ref());
         answer.armed_spread_ns = spread(armed.map(|armed| armed.at.monotonic_ns));

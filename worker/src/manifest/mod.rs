@@ -60,6 +60,9 @@ pub struct Manifest {
     /// Workers that the start selected and did not ask, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// What of the start was applied otherwise than other servers do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Files of the session as a whole (a merged trace).
     pub files: Vec<FileLine>,
 }

@@ -45,6 +45,9 @@ pub fn table(manifest: &Manifest) -> String {
         let (name, pid) = (worker.name(), worker.pid);
         text.push_str(&format!("{name} (pid {pid}) was left out: {}\n", worker.message));
     }
+    for note in &manifest.notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
     for file in &manifest.files {
         if file.state == FileState::Complete {
             text.push_str(&format!("merged: {}/{}\n", manifest.directory, file.path));

@@ -201,6 +201,7 @@ impl Session {
             stopped_by,
             workers: self.runs.iter().map(|run| run.line(&self.directory)).collect(),
             left_out: self.record.left_out.clone(),
+            notes: self.record.request.notes(),
             files: self.merge.iter().map(|merge| merge.line(Path::new(""))).collect(),
         }
     }

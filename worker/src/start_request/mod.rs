@@ -5,6 +5,7 @@
 //! name with a reason: none is ignored in silence.
 
 mod activity;
+mod phase;
 mod plan;
 
 use profiler_core::backend::{BackendId, Preset};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 pub use activity::{Activities, Activity};
+pub use phase::Phase;
 pub use plan::{Plan, SessionDefaults};
 
 /// The longest body that is read, in bytes.
@@ -67,12 +69,13 @@ pub struct StartRequest {
     /// Record the shapes of operators' inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record_shapes: Option<bool>,
-    /// Refused if true: one trace holds prefill and decode, as spans.
+    /// Prefill and decode are recorded by one window whatever this says, and lie in one trace, told
+    /// apart by their spans; if true, the answer notes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile_by_stage: Option<bool>,
-    /// Refused if not empty, for the same reason.
+    /// Both, or none: a step does not say its phase, so that one alone is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub profile_stages: Option<Vec<String>>,
+    pub profile_stages: Option<Vec<Phase>>,
     /// Also write one trace of all workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge_profiles: Option<bool>,
@@ -336,12 +339,7 @@ impl StartRequest {
 
     /// What makes sense field by field may still contradict itself.
     fn check(&self) -> Result<(), StartRequestError> {
-        if self.profile_by_stage == Some(true) {
-            return Err(refused_by_stage("profile_by_stage"));
-        }
-        if self.profile_stages.as_ref().is_some_and(|stages| !stages.is_empty()) {
-            return Err(refused_by_stage("profile_stages"));
-        }
+        self.check_phases()?;
         for (field, list) in
             [("stages", &self.stages), ("replicas", &self.replicas), ("ranks", &self.ranks)]
         {
@@ -378,16 +376,6 @@ impl StartRequest {
             return Err(StartRequestError::OutOfBounds { field: "wait_join_ms", bound });
         }
         Ok(())
-    }
-}
-
-fn refused_by_stage(field: &str) -> StartRequestError {
-    StartRequestError::Refused {
-        field: field.to_owned(),
-        reason: "a window is cut for all workers at once, by steps or by time, and one step may \
-                 serve both: prefill and decode are in one trace, told apart by their spans; give \
-                 `num_steps` or `duration_ms` and leave this field out"
-            .to_owned(),
     }
 }
 
