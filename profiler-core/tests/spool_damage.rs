@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{LONG, create, create_file, header, info};
+use common::{LONG, create, create_file, header, info, options};
 use profiler_core::record::{HeapRef, Marker, RecordKind, Row as _, StringDef, StringId};
 use profiler_core::sink::{Batch, Emit};
 use profiler_core::spool::format::{
@@ -56,7 +56,7 @@ fn write_markers(path: &Path, rows: u64, options: SpoolOptions) {
 }
 
 fn small_blocks() -> SpoolOptions {
-    SpoolOptions { block_rows: 64, ..SpoolOptions::default() }
+    SpoolOptions { block_rows: 64, ..options() }
 }
 
 /// Everything that can be read: the markers' numbers, in order.
@@ -91,7 +91,7 @@ fn blocks(bytes: &[u8]) -> Vec<BlockHeader> {
 fn a_file_cut_at_any_byte_gives_its_whole_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("whole.spool");
-    write_markers(&path, 60, SpoolOptions { block_rows: 16, ..SpoolOptions::default() });
+    write_markers(&path, 60, SpoolOptions { block_rows: 16, ..options() });
     let bytes = fs::read(&path).unwrap();
     let blocks = blocks(&bytes);
     assert!(blocks.len() > 6, "several blocks: {}", blocks.len());
@@ -412,7 +412,6 @@ fn two_writers_of_one_file_are_refused() {
     let file = create_file(&path);
     let again = file.try_clone().unwrap();
     let clock = || std::sync::Arc::new(profiler_core::clock::SystemClock::new());
-    let options = SpoolOptions::default;
     let first =
         profiler_core::spool::SpoolWriter::create(file, &header(), options(), clock()).unwrap();
     let second = profiler_core::spool::SpoolWriter::create(again, &header(), options(), clock());

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{LONG, create, info};
+use common::{LONG, create, info, options};
 use profiler_core::record::{HeapRef, RecordKind, Role, Schema, schemas};
 use profiler_core::sink::{Batch, Emit, StreamId};
 use profiler_core::spool::{SpoolOptions, SpoolReader};
@@ -130,7 +130,7 @@ proptest! {
         let options = SpoolOptions {
             block_rows,
             segment_bytes: 1 + random.below(40_000),
-            ..SpoolOptions::default()
+            ..options()
         };
         let writer = create(&path, options);
         let sink = writer.sink();

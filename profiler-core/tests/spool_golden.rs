@@ -8,13 +8,13 @@ mod common;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::{LONG, create_file, header, info};
+use common::{LONG, create_file, header, info, options};
 use profiler_core::clock::{Instant, ManualClock};
 use profiler_core::record::{
     Fact, HeapRef, Kernel, Marker, RecordKind, Row as _, StringDef, StringId,
 };
 use profiler_core::sink::{Batch, Emit, StreamId};
-use profiler_core::spool::{SpoolEnd, SpoolOptions, SpoolReader, SpoolWriter};
+use profiler_core::spool::{SpoolEnd, SpoolReader, SpoolWriter};
 use zerocopy::IntoBytes as _;
 
 const UNKNOWN_KIND: RecordKind = RecordKind(240);
@@ -81,7 +81,7 @@ fn the_golden_file_of_version_1_is_read() {
 fn make_the_golden_file() {
     let clock = Arc::new(ManualClock::new(Instant { monotonic_ns: 5, realtime_ns: 6 }));
     let file = create_file(&golden());
-    let writer = SpoolWriter::create(file, &header(), SpoolOptions::default(), clock).unwrap();
+    let writer = SpoolWriter::create(file, &header(), options(), clock).unwrap();
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     let mut heap = Vec::new();

@@ -2,16 +2,16 @@
 
 mod common;
 
-use common::{LONG, create, header, info};
+use common::{LONG, create, header, info, options};
 use profiler_core::record::{HeapRef, Kernel, Marker, RecordKind, Row as _, StringDef, StringId};
 use profiler_core::sink::{Batch, Emit};
-use profiler_core::spool::{SpoolOptions, SpoolReader};
+use profiler_core::spool::SpoolReader;
 
 #[test]
 fn rows_come_back_with_their_definitions_before_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions::default());
+    let writer = create(&path, options());
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     let mut heap = Vec::new();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{LONG, create, create_file, header, info, read, wait_for};
+use common::{LONG, create, create_file, header, info, options, read, wait_for};
 use profiler_core::clock::SystemClock;
 use profiler_core::record::{
     Fact, Frame, HeapRef, LossCause, Marker, RecordKind, Row as _, Sample, StackDef, StackId,
@@ -39,7 +39,7 @@ impl<F: FnMut(&dyn RecordSink) + Send> RowSource for Source<F> {
 fn a_full_queue_refuses_whole_groups_and_counts_them_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions { queue_bytes: 64 << 10, ..Default::default() });
+    let writer = create(&path, SpoolOptions { queue_bytes: 64 << 10, ..options() });
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     // The writer stands still inside a source for as long as the queue is being filled.
@@ -83,7 +83,7 @@ fn a_full_queue_refuses_whole_groups_and_counts_them_exactly() {
 fn malformed_groups_are_refused_whole_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions::default());
+    let writer = create(&path, options());
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     let other = sink.open_stream(info("other"));
@@ -123,7 +123,7 @@ fn the_byte_limit_ends_the_spool_with_its_losses_and_footer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
     let max_bytes = 512 << 10;
-    let writer = create(&path, SpoolOptions { max_bytes, ..SpoolOptions::default() });
+    let writer = create(&path, SpoolOptions { max_bytes, ..options() });
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     let mut random = 1u64;
@@ -167,7 +167,7 @@ fn the_byte_limit_ends_the_spool_with_its_losses_and_footer() {
     assert!(reader.skipped().is_empty(), "{:?}", reader.skipped());
 
     let file = create_file(&folder.path().join("b.spool"));
-    let options = SpoolOptions { max_bytes: 1000, ..SpoolOptions::default() };
+    let options = SpoolOptions { max_bytes: 1000, ..options() };
     let error = SpoolWriter::create(file, &header(), options, Arc::new(SystemClock::new()));
     assert!(matches!(error, Err(SpoolWriteError::LimitTooSmall { max_bytes: 1000, .. })));
 }
@@ -194,8 +194,7 @@ fn too_little_free_room_ends_the_spool() {
 fn definitions_in_use_are_repeated_in_every_segment() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let options =
-        SpoolOptions { segment_bytes: 8 << 10, block_rows: 256, ..SpoolOptions::default() };
+    let options = SpoolOptions { segment_bytes: 8 << 10, block_rows: 256, ..options() };
     let writer = create(&path, options);
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
@@ -312,12 +311,8 @@ fn definitions_in_use_are_repeated_in_every_segment() {
 fn more_definitions_than_are_kept_are_said_to_be_incomplete() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let options = SpoolOptions {
-        segment_bytes: 4 << 10,
-        block_rows: 256,
-        kept_bytes: 10_000,
-        ..SpoolOptions::default()
-    };
+    let options =
+        SpoolOptions { segment_bytes: 4 << 10, block_rows: 256, kept_bytes: 10_000, ..options() };
     let writer = create(&path, options);
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
@@ -349,8 +344,7 @@ fn a_source_gives_more_than_the_queue_holds_and_a_panicking_one_is_dropped() {
             lines.lock().unwrap().push((level, target.to_owned(), text.to_owned()));
         }
     };
-    let options =
-        SpoolOptions { queue_bytes: 64 << 10, log: Some(Arc::new(log)), ..SpoolOptions::default() };
+    let options = SpoolOptions { queue_bytes: 64 << 10, log: Some(Arc::new(log)), ..options() };
     let writer = create(&path, options);
     let given = Arc::new(AtomicU64::new(0));
     let mut stream = None;
@@ -380,7 +374,7 @@ fn a_source_gives_more_than_the_queue_holds_and_a_panicking_one_is_dropped() {
 fn rows_are_readable_half_a_second_after_they_were_given() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions::default());
+    let writer = create(&path, options());
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     let mut reader = SpoolReader::open(&path).unwrap();
@@ -406,7 +400,7 @@ fn rows_are_readable_half_a_second_after_they_were_given() {
 fn losses_lie_in_the_stream_that_lost() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions::default());
+    let writer = create(&path, options());
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     let loss = Loss {
@@ -440,7 +434,7 @@ fn eight_producers_lose_nothing_uncounted() {
     const ROWS: u64 = 40_000;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions { queue_bytes: 256 << 10, ..Default::default() });
+    let writer = create(&path, SpoolOptions { queue_bytes: 256 << 10, ..options() });
     let sink = writer.sink();
     std::thread::scope(|scope| {
         for producer in 0..8u64 {
@@ -478,7 +472,7 @@ fn a_panic_of_the_writers_thread_is_counted_and_the_process_lives() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
     let log: Arc<profiler_core::spool::LogFn> = Arc::new(|_, _, _| panic!("a broken log"));
-    let writer = create(&path, SpoolOptions { log: Some(log), ..SpoolOptions::default() });
+    let writer = create(&path, SpoolOptions { log: Some(log), ..options() });
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     assert_eq!(sink.emit(&[Batch::new(stream, &markers(0, 10))]), Emit::Accepted);
@@ -500,7 +494,7 @@ fn a_file_that_holds_something_is_not_overwritten() {
     let path = folder.path().join("a.spool");
     std::fs::write(&path, b"precious").unwrap();
     let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-    let options = SpoolOptions::default();
+    let options = options();
     let error = SpoolWriter::create(file, &header(), options, Arc::new(SystemClock::new()));
     assert!(matches!(error, Err(SpoolWriteError::NotEmpty { bytes: 8 })));
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
@@ -510,7 +504,7 @@ fn a_file_that_holds_something_is_not_overwritten() {
 fn a_finish_does_not_outlast_its_deadline_and_counts_what_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.spool");
-    let writer = create(&path, SpoolOptions::default());
+    let writer = create(&path, options());
     let sink = writer.sink();
     let stream = sink.open_stream(info("test"));
     // A source that does not come back stands for a disk that hangs.

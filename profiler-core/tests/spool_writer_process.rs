@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{LONG, create, header, info, read, wait_for};
+use common::{LONG, create, header, info, options, read, wait_for};
 use profiler_core::clock::SystemClock;
 use profiler_core::record::{LossCause, Marker, Row as _};
 use profiler_core::sink::{Batch, Emit};
-use profiler_core::spool::{SpoolEnd, SpoolOptions, SpoolReader, SpoolWriteError, SpoolWriter};
+use profiler_core::spool::{SpoolEnd, SpoolReader, SpoolWriteError, SpoolWriter};
 
 /// What a child of this test program is told to do.
 const CHILD: &str = "OMNIPROF_SPOOL_TEST_CHILD";
@@ -32,7 +32,7 @@ fn the_child_of_other_tests() {
     let Ok(task) = std::env::var(CHILD) else { return };
     let (task, path) = task.split_once(' ').unwrap();
     let path = PathBuf::from(path);
-    let writer = create(&path, SpoolOptions::default());
+    let writer = create(&path, options());
     let sink = writer.sink();
     let stream = sink.open_stream(info("child"));
     let mut number = 0;
@@ -74,7 +74,7 @@ fn a_killed_writer_leaves_every_whole_block() {
     let locked = SpoolWriter::create(
         std::fs::File::options().read(true).write(true).open(&path).unwrap(),
         &header(),
-        SpoolOptions::default(),
+        options(),
         Arc::new(SystemClock::new()),
     );
     assert!(matches!(locked, Err(SpoolWriteError::Locked)));

@@ -97,6 +97,7 @@ fn stand_in(scratch: &Path) -> PathBuf {
 
 fn controller(root: &Path) -> Controller {
     let mut defaults = SessionDefaults::default();
+    defaults.all.limits.min_free_percent = 0;
     // The stand-in comes without a driver to wait for.
     defaults.all.session.options.insert("cuda.attach".to_owned(), "at_once".into());
     Controller::builder().root(root).defaults(defaults).without_exporter().build().unwrap()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use cli_support::{Place, Ran, until};
 use profiler_core::clock::{ClockSource as _, SystemClock};
-use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
+use profiler_core::spool::{SpoolHeader, SpoolWriter};
 use profiler_worker::start_request::StartRequest;
 use serde_json::Value;
 use support::{Behaviour, Bench, join};
@@ -217,7 +217,7 @@ fn an_export_that_waits_for_a_window_can_be_called_off() {
         fence: 1,
     };
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-    let writer = SpoolWriter::create(file, &header, SpoolOptions::default(), clock).unwrap();
+    let writer = SpoolWriter::create(file, &header, support::spool_options(), clock).unwrap();
     let mut command = place.command(&["export", "waits.spool", "--follow", "--output", "trace"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());

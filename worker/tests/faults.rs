@@ -95,7 +95,9 @@ fn worker(rank: u32) {
 
 /// Starts a capture of two workers, says so, and waits to be killed.
 fn controller(root: &Path) {
-    let builder = Controller::builder().root(root);
+    let builder = Controller::builder().root(root).options(|options| {
+        options.defaults.all.limits.min_free_percent = 0;
+    });
     let builder = match std::env::var_os(EXPORTER) {
         Some(program) => builder.exporter(program),
         None => builder.without_exporter(),

@@ -11,6 +11,7 @@ use profiler_core::control::WorkerError;
 use profiler_worker::Controller;
 use profiler_worker::http::{HttpOptions, ServeError, Server};
 use profiler_worker::manifest::Manifest;
+use profiler_worker::start_request::SessionDefaults;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -144,7 +145,11 @@ fn a_capture_from_start_to_download() {
 
 #[test]
 fn the_default_limits_are_told_before_during_and_by_the_start() {
-    let (_bench, server, _workers) = serving(two_stages());
+    let bench = Bench::new();
+    let builder = bench.builder().defaults(SessionDefaults::default());
+    let controller = builder.build().unwrap();
+    let _workers = join(&controller, two_stages());
+    let server = Serving::new(controller);
     let defaults = json!({
         "duration_ms": null,
         "max_steps": null,

@@ -42,6 +42,11 @@ pub(crate) fn create_file(path: &Path) -> File {
     File::options().read(true).write(true).create_new(true).open(path).expect("a new file")
 }
 
+/// The defaults, on a disk of which nothing has to stay free: how full it is, is no test's matter.
+pub(crate) fn options() -> SpoolOptions {
+    SpoolOptions { min_free_percent: 0, ..SpoolOptions::default() }
+}
+
 pub(crate) fn create(path: &Path, options: SpoolOptions) -> SpoolWriter {
     SpoolWriter::create(create_file(path), &header(), options, Arc::new(SystemClock::new()))
         .expect("a new spool")

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use profiler_core::spool::SpoolOptions;
 
 use crate::programs::build_folder;
 
@@ -97,4 +98,9 @@ impl Context {
             .with_context(|| format!("no folder for {name}"))?;
         Ok(dir.keep())
     }
+}
+
+/// How a measurement writes a spool: as by default, on a disk of which nothing has to stay free.
+pub(crate) fn spool_options() -> SpoolOptions {
+    SpoolOptions { min_free_percent: 0, ..SpoolOptions::default() }
 }

@@ -17,9 +17,10 @@ use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::{ClockSource, SystemClock};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::record::{Counter, Fact, Sample, StringDef};
-use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolReader, SpoolWriter};
+use profiler_core::spool::{SpoolHeader, SpoolReader, SpoolWriter};
 use serde::{Deserialize, Serialize};
 
+use super::context::spool_options;
 use super::measure::{ThreadUsage, threads_of};
 use super::ratio::LONG_PAIRS;
 use super::role::{Role, VARIABLE};
@@ -285,8 +286,7 @@ impl Recording {
             .open(folder.join("work.spool"))?;
         let clock: Arc<dyn ClockSource> = Arc::new(SystemClock::new());
         let header = header(clock.as_ref());
-        let options = SpoolOptions::default();
-        let writer = SpoolWriter::create(file, &header, options, Arc::clone(&clock))?;
+        let writer = SpoolWriter::create(file, &header, spool_options(), Arc::clone(&clock))?;
         let mut config = SessionConfig::default();
         config.options.insert("cpu.sampler".to_owned(), sampler.into());
         let mut session = CpuBackend::new().open(&config, writer.sink(), clock)?;

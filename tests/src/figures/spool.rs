@@ -9,12 +9,11 @@ use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::record::{ApiCall, Kernel};
 use profiler_core::sink::{Batch, Emit, RecordSink, StreamId};
-use profiler_core::spool::{
-    Block, SpoolHeader, SpoolOptions, SpoolReader, SpoolTotals, SpoolWriter,
-};
+use profiler_core::spool::{Block, SpoolHeader, SpoolReader, SpoolTotals, SpoolWriter};
 use profiler_core::synthetic::Launches;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::context::spool_options;
 use super::measure::process_cpu;
 use super::{Bound, Context, FigureEntry, Measured, rss_bytes};
 
@@ -201,7 +200,7 @@ fn create(path: &Path) -> anyhow::Result<SpoolWriter> {
         created: clock.now(),
         fence: 1,
     };
-    Ok(SpoolWriter::create(file, &header, SpoolOptions::default(), clock)?)
+    Ok(SpoolWriter::create(file, &header, spool_options(), clock)?)
 }
 
 fn begin_streams(sink: &dyn RecordSink, devices: &[Launches; DEVICES]) -> [StreamId; DEVICES] {

@@ -145,7 +145,9 @@ mod tests {
         };
         let mut options = std::fs::File::options();
         let file = options.read(true).write(true).create_new(true).open(&path).unwrap();
-        let writer = SpoolWriter::create(file, &header, SpoolOptions::default(), clock).unwrap();
+        // How full the disk is, is not what is tested.
+        let options = SpoolOptions { min_free_percent: 0, ..SpoolOptions::default() };
+        let writer = SpoolWriter::create(file, &header, options, clock).unwrap();
         let sink = writer.sink();
         let stream = sink.open_stream(StreamInfo {
             producer: "hostile".to_owned(),

@@ -126,9 +126,16 @@ impl Serving {
     pub(crate) fn start_with(place: &Place, variables: &[(&str, &str)], words: &[&str]) -> Self {
         let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--json"];
         all.extend(words);
-        let mut child = place
-            .command(&all)
-            .envs(variables.iter().copied())
+        let mut command = place.command(&all);
+        command.envs(variables.iter().copied());
+        Self::of(command)
+    }
+
+    /// Starts that command for a server that speaks JSON.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let mut child = command
+            // How full the disk is, is not what these tests ask.
+            .env("OMNIPROF_MIN_FREE_PERCENT", "0")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -315,7 +315,7 @@ impl Loop {
         };
         let writer = file.map(|file| {
             let clock = Arc::new(SystemClock::new());
-            SpoolWriter::create(file, &header, SpoolOptions::default(), clock).unwrap()
+            SpoolWriter::create(file, &header, spool_options(), clock).unwrap()
         });
         self.session = Some(Running { arm, writer, begin: None, ends_at: None });
         AgentReply::Armed(Box::new(Armed {
@@ -397,6 +397,11 @@ impl Loop {
     }
 }
 
+/// The defaults, on a disk of which nothing has to stay free: how full it is, is no test's matter.
+pub(crate) fn spool_options() -> SpoolOptions {
+    SpoolOptions { min_free_percent: 0, ..SpoolOptions::default() }
+}
+
 /// Writes a window and markers inside it.
 pub(crate) fn write_rows(
     writer: &SpoolWriter,
@@ -447,12 +452,13 @@ impl Bench {
         self.dir.path().join("traces")
     }
 
-    /// A controller that exports nothing and has short deadlines.
+    /// A controller that exports nothing, has short deadlines and asks for no free room on the disk.
     pub(crate) fn builder(&self) -> ControllerBuilder {
         Controller::builder().root(self.root()).without_exporter().options(|options| {
             options.arm_deadline = Duration::from_secs(1);
             options.answer_deadline = Duration::from_millis(500);
             options.retention = None;
+            options.defaults.all.limits.min_free_percent = 0;
         })
     }
 

@@ -16,6 +16,8 @@ use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolReader, SpoolWriter};
 use profiler_core::synthetic::{Launches, Random};
 use zerocopy::IntoBytes as _;
 
+use super::super::context::spool_options;
+
 /// Launches in a group, as a driver's buffer holds them.
 const GROUP: usize = 2048;
 /// Device rows that come late, in percent.
@@ -64,7 +66,7 @@ impl Synthetic {
             created: clock.now(),
             fence: 1,
         };
-        let options = SpoolOptions { max_bytes: 16 << 30, ..SpoolOptions::default() };
+        let options = SpoolOptions { max_bytes: 16 << 30, ..spool_options() };
         let writer = SpoolWriter::create(file, &header, options, clock)?;
         let sink = writer.sink();
         let launches = Launches::new(0, BEGIN, LATE_PERCENT);
@@ -212,7 +214,7 @@ fn own_modules() -> anyhow::Result<Vec<Mapped>> {
         created: clock.now(),
         fence: 1,
     };
-    let writer = SpoolWriter::create(file, &header, SpoolOptions::default(), Arc::clone(&clock))?;
+    let writer = SpoolWriter::create(file, &header, spool_options(), Arc::clone(&clock))?;
     let mut session = CpuBackend::new().open(&SessionConfig::default(), writer.sink(), clock)?;
     session.start()?;
     session.stop(Duration::from_secs(2))?;

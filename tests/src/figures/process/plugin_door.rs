@@ -22,8 +22,9 @@ use profiler_core::identity::WorkerIdentity;
 use profiler_core::record::{Kernel, Row as _};
 use profiler_core::registry::BackendRegistry;
 use profiler_core::sink::RecordSink;
-use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
+use profiler_core::spool::{SpoolHeader, SpoolWriter};
 
+use super::super::context::spool_options;
 use super::super::role::{Role, VARIABLE};
 use super::super::{Bound, Context, FigureEntry, Measured};
 
@@ -179,8 +180,7 @@ fn record() -> anyhow::Result<ExitCode> {
     };
     let path = variable("OMNIPROF_FIGURES_SPOOL")?;
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-    let options = SpoolOptions { min_free_percent: 0, ..SpoolOptions::default() };
-    let writer = SpoolWriter::create(file, &header, options, Arc::clone(&clock))?;
+    let writer = SpoolWriter::create(file, &header, spool_options(), Arc::clone(&clock))?;
 
     let mut config = SessionConfig::default();
     // The stand-in comes without a driver to wait for.
