@@ -17,7 +17,7 @@ use profiler_core::record::{
 };
 use profiler_core::sink::{Batch, Emit, Loss, RecordSink, StreamId, StreamInfo};
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
     TakesASecondStart,
@@ -30,6 +30,7 @@ enum Fault {
     HandsOverNothing,
     RefusesASecondSessionWithoutReason,
     GoesOnAfterDrop,
+    HoldsTheBackendAfterDrop,
     GoesOnAfterClosed,
     SkipsSilentlyAfterFull,
     IsPoisonedByAPanic,
@@ -84,6 +85,9 @@ impl ProfilerBackend for BrokenBackend {
         if self.0 == Fault::RefusesASecondSessionWithoutReason && open > 0 {
             SESSIONS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
             return Err(BackendError::NotStarted);
+        }
+        if self.0 == Fault::HoldsTheBackendAfterDrop && open > 0 {
+            return Err(BackendError::SessionOpen);
         }
         let stream = sink.open_stream(StreamInfo {
             producer: "broken".to_owned(),
@@ -194,7 +198,9 @@ impl ProfileSession for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        SESSIONS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        if !(self.fault == Fault::HoldsTheBackendAfterDrop && self.state == 1) {
+            SESSIONS.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        }
         if self.fault == Fault::WritesAfterStop && self.state == 2 {
             self.write();
         }
@@ -205,8 +211,13 @@ impl Drop for Session {
     }
 }
 
-fn caught(fault: Fault, body: fn(&dyn Fixture)) -> bool {
-    catch_unwind(AssertUnwindSafe(|| body(&Broken(fault)))).is_err()
+/// What the body says of a backend with that fault; `None` where it finds nothing wrong.
+fn complaint(fault: Fault, body: fn(&dyn Fixture)) -> Option<String> {
+    let payload = catch_unwind(AssertUnwindSafe(|| body(&Broken(fault)))).err()?;
+    let text = payload.downcast::<String>().map(|text| *text);
+    Some(text.unwrap_or_else(|payload| {
+        payload.downcast_ref::<&str>().map_or_else(String::new, |text| (*text).to_owned())
+    }))
 }
 
 /// One test: the bodies share the count of sessions, and panics of many threads are hard to read.
@@ -228,22 +239,39 @@ fn each_fault_is_caught_by_its_body() {
         |f| c::realtime_steps_do_not_show(f),
     ];
     for (index, body) in bodies.into_iter().enumerate() {
-        assert!(!caught(Fault::None, body), "body {index} fails on a sound backend");
+        let said = complaint(Fault::None, body);
+        assert_eq!(said, None, "body {index} fails on a sound backend");
     }
-    assert!(caught(Fault::TakesASecondStart, |f| c::double_start_is_refused(f)));
-    assert!(caught(Fault::StopsBeforeStart, |f| c::stop_before_the_first_record(f)));
-    assert!(caught(Fault::WritesAfterStop, |f| c::hundred_cycles(f)));
-    assert!(caught(Fault::WritesAfterStop, |f| c::no_rows_after_stop(f)));
-    assert!(caught(Fault::ForgetsDefinitions, |f| c::a_full_sink_is_counted_exactly(f)));
-    assert!(caught(Fault::CountsWhatTheSinkCounts, |f| c::a_full_sink_is_counted_exactly(f)));
-    assert!(caught(Fault::StampsRealtime, |f| c::realtime_steps_do_not_show(f)));
-    assert!(caught(Fault::RecordsFromBeforeTheStart, |f| c::nothing_from_before_start(f)));
-    assert!(caught(Fault::HandsOverNothing, |f| c::a_flush_is_visible_within_a_second(f)));
-    assert!(caught(Fault::GoesOnAfterDrop, |f| c::drop_without_stop_stops(f)));
+
+    // Each for its own reason: a body that fails by chance has not caught the fault.
+    let caught = |fault: Fault, body: fn(&dyn Fixture), words: &str| {
+        let said = complaint(fault, body).unwrap_or_default();
+        assert!(said.contains(words), "{fault:?}: {words:?} is not what was said: {said:?}");
+    };
+    caught(Fault::TakesASecondStart, |f| c::double_start_is_refused(f), "Ok(())");
+    let early = "stop before start";
+    caught(Fault::StopsBeforeStart, |f| c::stop_before_the_first_record(f), early);
+    caught(Fault::WritesAfterStop, |f| c::hundred_cycles(f), "wrote rows after its stop");
+    caught(Fault::WritesAfterStop, |f| c::no_rows_after_stop(f), "rows after the stop");
+    let undefined = "was not defined before";
+    caught(Fault::ForgetsDefinitions, |f| c::a_full_sink_is_counted_exactly(f), undefined);
+    let counted = "the sink counts what it refuses itself";
+    caught(Fault::CountsWhatTheSinkCounts, |f| c::a_full_sink_is_counted_exactly(f), counted);
+    caught(Fault::StampsRealtime, |f| c::realtime_steps_do_not_show(f), "recorded from");
+    let before = "lies outside";
+    caught(Fault::RecordsFromBeforeTheStart, |f| c::nothing_from_before_start(f), before);
+    let nothing = "every expected kind within";
+    caught(Fault::HandsOverNothing, |f| c::a_flush_is_visible_within_a_second(f), nothing);
+    caught(Fault::GoesOnAfterDrop, |f| c::drop_without_stop_stops(f), "rows after the drop");
     LEFT.lock().expect("nobody panics with it").take();
-    assert!(caught(Fault::GoesOnAfterClosed, |f| c::a_closed_sink_ends_production(f)));
-    assert!(caught(Fault::SkipsSilentlyAfterFull, |f| c::a_full_sink_is_counted_exactly(f)));
-    assert!(caught(Fault::IsPoisonedByAPanic, |f| c::a_panicking_sink_harms_nobody(f)));
+    let held = "already open";
+    caught(Fault::HoldsTheBackendAfterDrop, |f| c::drop_without_stop_stops(f), held);
+    SESSIONS.store(0, std::sync::atomic::Ordering::SeqCst);
+    let producing = "goes on producing";
+    caught(Fault::GoesOnAfterClosed, |f| c::a_closed_sink_ends_production(f), producing);
+    caught(Fault::SkipsSilentlyAfterFull, |f| c::a_full_sink_is_counted_exactly(f), "0 lost of");
+    let poisoned = "no session panicked before";
+    caught(Fault::IsPoisonedByAPanic, |f| c::a_panicking_sink_harms_nobody(f), poisoned);
     let second = Fault::RefusesASecondSessionWithoutReason;
-    assert!(caught(second, |f| c::two_sessions_at_once(f)));
+    caught(second, |f| c::two_sessions_at_once(f), "refused with NotStarted");
 }
