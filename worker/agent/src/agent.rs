@@ -445,7 +445,8 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// What the controller said where it refused this worker.
+    /// What the controller said where it refused this worker; that another user listens in its
+    /// place (`foreign_controller`), whom this worker tells nothing.
     pub fn wait_for_controller(&self, timeout: Duration) -> Result<bool, WorkerError> {
         match &self.inner.client {
             Some(running) => running.client.wait_for_welcome(timeout),

@@ -122,6 +122,15 @@ impl Client {
         state.is_welcome = false;
     }
 
+    /// Whoever waits for a controller learns that another user listens in its place.
+    fn note_foreign(&self, error: &LinkError) {
+        if matches!(error, LinkError::ForeignPeer { .. }) {
+            let error = WorkerError::new("foreign_controller", error.to_string());
+            lock(&self.state).refused = Some(error);
+            self.changed.notify_all();
+        }
+    }
+
     fn talk(
         &self,
         core: &Arc<Core>,
@@ -132,7 +141,7 @@ impl Client {
         // Between user namespaces the kernel cannot say who the peer is; then the token does.
         let is_unknown = link.peer()?.uid == OVERFLOW_USER;
         if !(is_unknown && token.is_some()) {
-            link.check_peer()?;
+            link.check_peer().inspect_err(|error| self.note_foreign(error))?;
         }
         link.send(&FromAgent::Hello(Box::new(core.hello(token))), None)?;
         match link.recv_timeout(WELCOME_DEADLINE)?.0 {
