@@ -6,10 +6,12 @@
     reason = "a test fails, and says what it skips"
 )]
 
+mod filter;
 mod support;
 
 use std::time::Duration;
 
+use filter::filter;
 use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
 use profiler_core::probe::ProbeReport;
 use support::*;
@@ -35,6 +37,7 @@ fn behind_the_filter() {
     let reason = &written.facts["cpu.sampler.reason"];
     println!("errno {errno}: {reason}");
     assert!(reason.contains("perf_event_open is refused"), "{reason}");
+    names_the_settings(&errno, reason);
     assert!(summary.notes[0].contains("signal timers"), "{:?}", summary.notes);
     assert!(written.samples.len() > 20, "{} samples", written.samples.len());
     assert!(!written.counters.is_empty());
@@ -59,9 +62,32 @@ fn behind_the_filter() {
     assert!(sink.written().facts["cpu.sampler.reason"].contains("perf_event_open"));
 }
 
+/// What is to be changed for perf events to be had.
+fn names_the_settings(errno: &str, reason: &str) {
+    if errno == libc::ENOSYS.to_string() {
+        assert!(reason.contains("in the container's seccomp profile"), "{reason}");
+        return;
+    }
+    let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap();
+    let level = level.trim();
+    assert!(reason.contains(&format!("kernel.perf_event_paranoid is {level}")), "{reason}");
+    assert!(reason.contains("CAP_PERFMON"), "{reason}");
+    let remedy = match level.parse::<i32>().unwrap() {
+        // The setting alone forbids it.
+        3.. => "kernel.perf_event_paranoid=2",
+        _ => "allow perf_event_open in the container's seccomp profile",
+    };
+    assert!(reason.contains(remedy), "{reason}");
+}
+
 #[test]
 fn a_filter_that_answers_eperm_leaves_signal_timers() {
     behind(libc::EPERM);
+}
+
+#[test]
+fn a_filter_that_answers_eacces_leaves_signal_timers() {
+    behind(libc::EACCES);
 }
 
 #[test]
@@ -99,37 +125,4 @@ fn behind(errno: i32) {
     let answer = libc::SECCOMP_RET_ERRNO | errno as u32;
     filter(&mut command, &[libc::SYS_perf_event_open], answer);
     println!("{}", Child::spawn(command).finish());
-}
-
-/// Gives the command's process a filter that has an answer of its own for some calls, as container
-/// runtimes do.
-#[expect(unsafe_code, reason = "seccomp filters have no safe form")]
-fn filter(command: &mut std::process::Command, calls: &[libc::c_long], answer: u32) {
-    use std::os::unix::process::CommandExt as _;
-    let statement =
-        |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The number of the system call is the first word of `seccomp_data`.
-    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
-    for call in calls {
-        let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-        filter.push(statement(equal, 0, 1, *call as u32));
-        filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, answer));
-    }
-    filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let install = move || {
-        let program =
-            libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-        // SAFETY: sets a flag of the process and reads no memory.
-        let locked = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        // SAFETY: `program` and the filter it names outlive the call, which copies them.
-        let installed = unsafe {
-            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
-        };
-        match (locked, installed) {
-            (0, 0) => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: the closure allocates nothing and makes system calls only, as it must after fork.
-    unsafe { command.pre_exec(install) };
 }
