@@ -24,6 +24,10 @@ const END: [u8; 2] = [3, 0];
 #[must_use]
 pub fn threads() -> NonZeroUsize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    quarter_of(cores)
+}
+
+fn quarter_of(cores: usize) -> NonZeroUsize {
     NonZeroUsize::new(cores / 4).unwrap_or(NonZeroUsize::MIN)
 }
 
@@ -275,6 +279,13 @@ mod tests {
 
     fn sample(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i * i / 7 % 251) as u8 ^ (i / 1000) as u8).collect()
+    }
+
+    #[test]
+    fn a_quarter_of_the_cores_compresses() {
+        for (cores, threads) in [(1, 1), (2, 1), (7, 1), (8, 2), (11, 2), (64, 16)] {
+            assert_eq!(quarter_of(cores).get(), threads, "of {cores}");
+        }
     }
 
     /// The whole file must be the first member, with nothing behind it.
