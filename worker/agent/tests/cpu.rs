@@ -3,12 +3,15 @@
 
 mod common;
 
-use common::{arm, connect, kinds, rows, spool_file};
+use std::collections::BTreeSet;
+
+use common::{arm, connect, eventually, kinds, rows, spool_file, turn};
 use profiler_agent::Agent;
 use profiler_core::record::{Counter, Fact, Sample};
 
 #[test]
 fn the_host_is_recorded_and_the_cost_is_told() {
+    let _turn = turn();
     let (_agent, mut controller, hello) = connect(Agent::builder());
     assert!(hello.backends.iter().any(|backend| backend.id.as_str() == "cpu"));
     let map = format!("/tmp/perf-{}.map", std::process::id());
@@ -48,4 +51,31 @@ fn the_host_is_recorded_and_the_cost_is_told() {
     } else {
         panic!("the map is named: {:?}", result.notes);
     }
+}
+
+#[test]
+fn counters_are_read_ten_times_a_second() {
+    /// Gaps that are looked at: one late reading is then far from the middle.
+    const GAPS: usize = 20;
+    const MILLISECOND: u64 = 1_000_000;
+
+    let _turn = turn();
+    let (_agent, mut controller, _) = connect(Agent::builder());
+    let spool = spool_file();
+    let mut host = arm(1);
+    host.capture.host = true;
+    controller.arm(host, Some(&spool.file)).unwrap();
+    controller.commit(1).unwrap();
+    // All counters of one reading have its instant.
+    let readings = || -> BTreeSet<u64> {
+        rows::<Counter>(&spool.path).iter().map(|(_, counter, _)| counter.time).collect()
+    };
+    assert!(eventually(|| readings().len() > GAPS));
+    let times: Vec<u64> = readings().into_iter().take(GAPS + 1).collect();
+    controller.stop(1).unwrap();
+    controller.finished();
+    let mut gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    gaps.sort_unstable();
+    let median = gaps[gaps.len() / 2];
+    assert!((80 * MILLISECOND..=125 * MILLISECOND).contains(&median), "{gaps:?} ns");
 }
