@@ -5,25 +5,24 @@
 
 mod calls;
 mod correlations;
+mod definitions;
 mod devices;
 mod rows;
 
 use std::collections::BTreeMap;
 
 use profiler_core::record::{
-    ApiCall, ApiDomain, ContextDef, HeapRef, Kernel, LaunchConfigDef, LaunchConfigId, Memcpy,
-    Memset, Overhead, StreamDef, StringDef, StringId, Synchronization, flag,
+    ApiCall, ApiDomain, Kernel, Memcpy, Memset, Overhead, StringId, Synchronization, flag,
 };
 use profiler_core::sink::{Emit, RecordSink, StreamId};
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::cupti::layout::{
-    self, Raw, api, context, domain, kernel, kind, memcpy, memset, overhead, peer, stream,
-    synchronization,
+    self, Raw, api, context, domain, kernel, kind, memcpy, memset, overhead, peer, synchronization,
 };
 
 use self::calls::Nested;
 use self::correlations::Correlations;
+use self::definitions::{Definitions, Role};
 use self::devices::Devices;
 use self::rows::Rows;
 
@@ -41,17 +40,7 @@ pub(crate) trait Names {
 /// Turns records of one capture into groups of batches.
 pub(crate) struct Decoder {
     out: StreamId,
-    /// Names by address, with their bytes: an address may be used again for another name.
-    kernel_names: FxHashMap<u64, (Box<[u8]>, StringId)>,
-    /// Names by text.
-    strings: FxHashMap<Box<[u8]>, StringId>,
-    functions: FxHashMap<(u32, u32), Function>,
-    configs: FxHashMap<ConfigKey, LaunchConfigId>,
-    streams: FxHashSet<(u32, u32)>,
-    /// The device of each context.
-    contexts: FxHashMap<u32, u32>,
-    next_string: u32,
-    next_config: u32,
+    definitions: Definitions,
     correlations: Correlations,
     calls: Calls,
     nested: Nested,
@@ -64,40 +53,6 @@ pub(crate) struct Decoder {
     unfinished: u64,
     /// Records of kinds that nothing asked for, by kind.
     unknown: BTreeMap<u32, u64>,
-}
-
-/// An API function that was called.
-#[derive(Clone, Copy)]
-struct Function {
-    name: StringId,
-    role: Role,
-}
-
-/// What a function does to a device.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// It runs kernels.
-    Launch,
-    /// From here on launches are noted down in a graph and run nothing.
-    Capture,
-    Other,
-}
-
-impl Role {
-    fn of(name: &str) -> Self {
-        const LAUNCHES: [&str; 6] = [
-            "cudaLaunchKernel",
-            "cudaLaunchCooperativeKernel",
-            "cudaGraphLaunch",
-            "cuLaunchKernel",
-            "cuLaunchCooperativeKernel",
-            "cuGraphLaunch",
-        ];
-        if LAUNCHES.iter().any(|launch| name.starts_with(launch)) {
-            return Self::Launch;
-        }
-        if name.contains("BeginCapture") { Self::Capture } else { Self::Other }
-    }
 }
 
 /// What is known of the device's use.
@@ -113,27 +68,12 @@ struct Use {
     contexts: bool,
 }
 
-#[derive(PartialEq, Eq, Hash, Clone, Copy)]
-struct ConfigKey {
-    grid_and_block: [u32; 6],
-    shared: [u32; 4],
-    cluster: [u32; 3],
-    registers: u32,
-}
-
 impl Decoder {
     /// A decoder for the stream `out`.
     pub(crate) fn new(out: StreamId, calls: Calls) -> Self {
         Self {
             out,
-            kernel_names: FxHashMap::default(),
-            strings: FxHashMap::default(),
-            functions: FxHashMap::default(),
-            configs: FxHashMap::default(),
-            streams: FxHashSet::default(),
-            contexts: FxHashMap::default(),
-            next_string: 1,
-            next_config: 1,
+            definitions: Definitions::new(),
             correlations: Correlations::default(),
             calls,
             nested: Nested::default(),
@@ -159,9 +99,10 @@ impl Decoder {
             kind::OVERHEAD => self.overhead(record),
             kind::CONTEXT => {
                 self.use_of_device.contexts = true;
-                self.define_context(record.u32(context::CONTEXT), record.u32(context::DEVICE));
+                let (context, device) = (record.u32(context::CONTEXT), record.u32(context::DEVICE));
+                self.definitions.context(context, device, &mut self.rows);
             }
-            kind::STREAM => self.stream(record),
+            kind::STREAM => self.definitions.stream(record, &mut self.rows),
             kind::DEVICE => self.devices.record(record, names, &mut self.rows),
             other => *self.unknown.entry(other).or_default() += 1,
         }
@@ -206,8 +147,8 @@ impl Decoder {
     }
 
     fn kernel(&mut self, record: Raw<'_>, names: &dyn Names) {
-        let name = self.kernel_name(record.u64(kernel::NAME), names);
-        let config = self.config(record);
+        let name = self.definitions.kernel_name(record.u64(kernel::NAME), names, &mut self.rows);
+        let config = self.definitions.config(record, &mut self.rows);
         let graph = record.u32(kernel::GRAPH);
         let end = record.u64(kernel::END);
         let row = Kernel {
@@ -225,80 +166,13 @@ impl Decoder {
             category: StringId::NONE,
         };
         self.ran(end);
-        self.define_stream(row.device, row.context, row.stream);
+        self.definitions.used_stream(row.device, row.context, row.stream, &mut self.rows);
         self.rows.kernels.push(row);
-    }
-
-    fn kernel_name(&mut self, address: u64, names: &dyn Names) -> StringId {
-        let Some(text) = names.text(address) else { return StringId::NONE };
-        if let Some((known, id)) = self.kernel_names.get(&address)
-            && **known == *text
-        {
-            return *id;
-        }
-        let id = self.string(text);
-        self.kernel_names.insert(address, (text.into(), id));
-        id
-    }
-
-    fn string(&mut self, text: &[u8]) -> StringId {
-        if let Some(id) = self.strings.get(text) {
-            return *id;
-        }
-        let id = StringId(self.next_string);
-        self.next_string += 1;
-        self.strings.insert(text.into(), id);
-        let text = HeapRef::push(&mut self.rows.heap, text);
-        self.rows.strings.push(StringDef { text, id, reserved: 0 });
-        id
-    }
-
-    fn config(&mut self, record: Raw<'_>) -> LaunchConfigId {
-        let key = ConfigKey {
-            grid_and_block: std::array::from_fn(|i| record.u32(kernel::GRID + 4 * i)),
-            shared: [
-                record.u32(kernel::STATIC_SHARED),
-                record.u32(kernel::DYNAMIC_SHARED),
-                record.u32(kernel::LOCAL),
-                record.u32(kernel::SHARED_EXECUTED),
-            ],
-            cluster: std::array::from_fn(|i| record.u32(kernel::CLUSTER + 4 * i)),
-            registers: u32::from(record.u16(kernel::REGISTERS)),
-        };
-        if let Some(id) = self.configs.get(&key) {
-            return *id;
-        }
-        let id = LaunchConfigId(self.next_config);
-        self.next_config += 1;
-        self.configs.insert(key, id);
-        let [grid_x, grid_y, grid_z, block_x, block_y, block_z] = key.grid_and_block;
-        let [static_shared_bytes, dynamic_shared_bytes, local_bytes, shared_executed_bytes] =
-            key.shared;
-        let [cluster_x, cluster_y, cluster_z] = key.cluster;
-        self.rows.configs.push(LaunchConfigDef {
-            id,
-            grid_x,
-            grid_y,
-            grid_z,
-            block_x,
-            block_y,
-            block_z,
-            registers: key.registers,
-            static_shared_bytes,
-            dynamic_shared_bytes,
-            local_bytes,
-            shared_executed_bytes,
-            cluster_x,
-            cluster_y,
-            cluster_z,
-            reserved: 0,
-        });
-        id
     }
 
     fn call(&mut self, record: Raw<'_>, vendor: u32, api: ApiDomain, names: &dyn Names) {
         let function = record.u32(api::FUNCTION);
-        let called = self.function(vendor, function, api, names);
+        let called = self.definitions.function(vendor, function, api, names, &mut self.rows);
         let end = record.u64(api::END);
         let call = ApiCall {
             start: record.u64(api::START),
@@ -335,29 +209,13 @@ impl Decoder {
         let mut settled = std::mem::take(&mut self.settled);
         for mut call in settled.drain(..) {
             // The definition may have been refused with its group while the call waited.
-            let called = self.function(domain::DRIVER, call.function, ApiDomain::CudaDriver, names);
+            let (function, api) = (call.function, ApiDomain::CudaDriver);
+            let rows = &mut self.rows;
+            let called = self.definitions.function(domain::DRIVER, function, api, names, rows);
             call.name = called.name;
             self.rows.calls.push(call);
         }
         self.settled = settled;
-    }
-
-    fn function(
-        &mut self,
-        vendor: u32,
-        function: u32,
-        api: ApiDomain,
-        names: &dyn Names,
-    ) -> Function {
-        if let Some(known) = self.functions.get(&(vendor, function)) {
-            return *known;
-        }
-        let text = names
-            .function(vendor, function)
-            .unwrap_or_else(|| format!("{} function {function}", api.text()));
-        let new = Function { name: self.string(text.as_bytes()), role: Role::of(&text) };
-        self.functions.insert((vendor, function), new);
-        new
     }
 
     fn copy(&mut self, record: Raw<'_>) {
@@ -383,7 +241,7 @@ impl Decoder {
             reserved: 0,
         };
         self.ran(end);
-        self.define_stream(row.device, row.context, row.stream);
+        self.definitions.used_stream(row.device, row.context, row.stream, &mut self.rows);
         self.rows.copies.push(row);
     }
 
@@ -409,7 +267,7 @@ impl Decoder {
             reserved: 0,
         };
         self.ran(end);
-        self.define_stream(row.device, row.context, row.stream);
+        self.definitions.used_stream(row.device, row.context, row.stream, &mut self.rows);
         self.rows.copies.push(row);
     }
 
@@ -432,7 +290,7 @@ impl Decoder {
             reserved: 0,
         };
         self.ran(end);
-        self.define_stream(row.device, row.context, row.stream);
+        self.definitions.used_stream(row.device, row.context, row.stream, &mut self.rows);
         self.rows.sets.push(row);
     }
 
@@ -446,7 +304,7 @@ impl Decoder {
             // CUPTI's mark for "not applicable".
             event: if event == u32::MAX { 0 } else { u64::from(event) },
             event_correlation: 0,
-            device: self.contexts.get(&context).copied().unwrap_or(0),
+            device: self.definitions.device_of(context).unwrap_or(0),
             context,
             stream: record.u32(synchronization::STREAM),
             synchronization_kind: record.u32(synchronization::KIND),
@@ -454,7 +312,8 @@ impl Decoder {
     }
 
     fn overhead(&mut self, record: Raw<'_>) {
-        let name = self.string(overhead_name(record.u32(overhead::KIND)).as_bytes());
+        let name = overhead_name(record.u32(overhead::KIND)).as_bytes();
+        let name = self.definitions.string(name, &mut self.rows);
         let end = record.u64(overhead::END);
         // The object is a process (and thread) or a device (and context, stream), by its kind.
         const PROCESS: u32 = 1;
@@ -477,38 +336,6 @@ impl Decoder {
         });
     }
 
-    fn stream(&mut self, record: Raw<'_>) {
-        let context = record.u32(stream::CONTEXT);
-        self.rows.streams.push(StreamDef {
-            name: HeapRef::default(),
-            stream: record.u32(stream::STREAM),
-            context,
-            device: self.contexts.get(&context).copied().unwrap_or(u32::MAX),
-            priority: record.u32(stream::PRIORITY),
-        });
-    }
-
-    /// A stream that existed before the capture is known from its first row.
-    fn define_stream(&mut self, device: u32, context: u32, stream: u32) {
-        if !self.streams.insert((context, stream)) {
-            return;
-        }
-        self.rows.streams.push(StreamDef {
-            name: HeapRef::default(),
-            stream,
-            context,
-            device,
-            priority: 0,
-        });
-        self.define_context(context, device);
-    }
-
-    fn define_context(&mut self, context: u32, device: u32) {
-        if self.contexts.insert(context, device) != Some(device) {
-            self.rows.contexts.push(ContextDef { context, device });
-        }
-    }
-
     /// Rows that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.rows.len()
@@ -520,20 +347,10 @@ impl Decoder {
         let outcome = self.rows.emit(self.out, sink);
         if outcome != Emit::Accepted {
             self.devices.refused();
-            self.forget_definitions();
+            self.definitions.forget();
         }
         self.rows.clear();
         outcome
-    }
-
-    /// Definitions of a refused group are sent again at their next use, under new ids.
-    fn forget_definitions(&mut self) {
-        self.kernel_names.clear();
-        self.strings.clear();
-        self.functions.clear();
-        self.configs.clear();
-        self.streams.clear();
-        self.contexts.clear();
     }
 }
 
@@ -585,25 +402,6 @@ mod tests {
         fn function(&self, _domain: u32, id: u32) -> Option<String> {
             id.is_multiple_of(2).then(|| format!("function_{id}"))
         }
-    }
-
-    #[test]
-    fn a_name_whose_address_is_used_again_is_another_name() {
-        struct Two(std::cell::Cell<bool>);
-        impl Names for Two {
-            fn text(&self, _address: u64) -> Option<&[u8]> {
-                Some(if self.0.get() { b"second" } else { b"first" })
-            }
-            fn function(&self, _domain: u32, _id: u32) -> Option<String> {
-                None
-            }
-        }
-        let names = Two(std::cell::Cell::new(false));
-        let mut decoder = Decoder::new(StreamId(1), Calls::Launches);
-        let first = decoder.kernel_name(64, &names);
-        assert_eq!(decoder.kernel_name(64, &names), first);
-        names.0.set(true);
-        assert_ne!(decoder.kernel_name(64, &names), first);
     }
 
     proptest! {
