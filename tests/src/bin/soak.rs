@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use profiler_tests::soak::{Setting, scenarios, worker};
 
-/// Starts and stops at speed, kills processes, fills disks, and counts what that leaves.
+/// Starts and stops at speed, kills processes, fills and slows disks, steps clocks, and counts what that leaves.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Args {

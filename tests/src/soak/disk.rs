@@ -1,4 +1,4 @@
-//! Disks that are full or slow.
+//! A disk that is full.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -123,15 +123,4 @@ fn fill(controller: &Controller, wrong: &mut f64) -> anyhow::Result<u64> {
     })?;
     wait_for("an empty folder", DEADLINE, || std::fs::remove_dir_all(&manifest.directory).ok())?;
     Ok(beyond)
-}
-
-/// A disk that takes seconds for what others take at once.
-///
-/// # Errors
-///
-/// None today.
-pub fn slow(_setting: &Setting) -> anyhow::Result<Vec<Line>> {
-    let why = "needs a throttled block device; a writer that is held up is tested by \
-               profiler-core/tests/spool_writer.rs";
-    Ok(vec![Line::skipped("slow-disk", "rounds", why)])
 }

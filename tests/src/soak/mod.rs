@@ -4,11 +4,13 @@
 //! be reached, and whether it was. Workers are processes with the real agent; the seed of what is
 //! killed when is printed, so that a run can be made again.
 
+pub mod clock_steps;
 pub mod cycles;
 pub mod disk;
 pub mod kills;
 pub mod many;
 pub mod process;
+pub mod slow_disk;
 pub mod worker;
 
 use std::fmt;
@@ -158,7 +160,8 @@ pub fn scenarios() -> Vec<Scenario> {
         ("killed-controller", kills::controller),
         ("killed-launcher", kills::launcher),
         ("full-disk", disk::full),
-        ("slow-disk", disk::slow),
+        ("slow-disk", slow_disk::run),
+        ("clock-steps", clock_steps::run),
         ("many", many::run),
     ]
 }

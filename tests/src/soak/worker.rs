@@ -27,6 +27,8 @@ pub fn play_if_asked() -> anyhow::Result<Option<ExitCode>> {
     match std::env::var(VARIABLE).as_deref() {
         Ok("worker") => be_worker().map(Some),
         Ok("small-disk") => super::disk::be_small_disk().map(Some),
+        Ok("slow-disk") => super::slow_disk::be_slow_disk().map(Some),
+        Ok("clock-steps") => super::clock_steps::be_stepped().map(Some),
         Ok(asked) => anyhow::bail!("no role {asked:?}"),
         Err(_) => Ok(None),
     }
