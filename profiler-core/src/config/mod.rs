@@ -9,6 +9,8 @@ mod apply;
 mod effective;
 mod error;
 mod field;
+#[cfg(test)]
+mod field_tests;
 mod format;
 mod parse;
 #[cfg(test)]

@@ -68,16 +68,6 @@ fn every_field_is_applied_or_refused_with_a_reason() {
 }
 
 #[test]
-fn every_applied_own_field_changes_what_holds() {
-    for field in FIELDS.iter().filter(|field| field.origin == FieldOrigin::Own) {
-        let changes = values(field).into_iter().any(|value| {
-            parse(json!({ field.name: value })).apply().effective != EffectiveConfig::default()
-        });
-        assert!(changes, "no value of `{}` changes anything", field.name);
-    }
-}
-
-#[test]
 fn vllms_full_dump_is_taken_as_it_is() {
     // All fields with upstream's defaults, as `vllm serve` logs them, with a directory.
     let config = parse(json!({

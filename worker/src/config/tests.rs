@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use profiler_core::config::{FIELDS, Field, FieldKind, ProfilerConfig};
 use serde_json::json;
 
 use super::*;
@@ -123,6 +124,108 @@ fn a_base_lies_below_the_file_that_names_it() {
     let deploy_config = file(dir.path(), "circle.yaml", "base_config: circle.yaml\n");
     let text = error_text(&ConfigArgs { deploy_config, ..none(dir.path()) }, &[]);
     assert!(text.contains("more than 8 files"), "{text}");
+}
+
+/// Values of a field: of a flag both, of a choice each, of the others one or two.
+fn values(field: &Field) -> Vec<Value> {
+    match field.kind {
+        FieldKind::Flag => vec![json!(true), json!(false)],
+        FieldKind::Number { min, max } => vec![json!(min), json!(max)],
+        FieldKind::Text if field.setting() == "backend" => vec![json!("npu"), json!("cpu")],
+        FieldKind::Text => vec![json!("/some/where"), json!("s3://bucket/traces")],
+        FieldKind::Choice(choices) => choices.iter().map(|choice| json!(choice)).collect(),
+        FieldKind::Choices(choices) => vec![json!(choices)],
+        FieldKind::Table => vec![json!({"cuda": {"buffers": 4}})],
+        _ => panic!("`{}` has a kind that is new here", field.name),
+    }
+}
+
+/// What each value does, the tests of `profiler_core::config` say.
+#[test]
+fn each_field_comes_whole_through_each_source_of_a_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    for field in FIELDS {
+        for value in values(field) {
+            let config = json!({ field.name: value });
+            let expected = ProfilerConfig::parse(&config).unwrap().apply();
+            let stage = json!({"1": {"profiler_config": config}});
+            let layouts = [
+                format!("stages:\n- {{stage_id: 1, profiler_config: {config}}}\n"),
+                format!(
+                    "stage_args:\n- {{stage_id: 1, engine_args: {{profiler_config: {config}}}}}\n"
+                ),
+                format!(
+                    "stages:\n- {{stage_id: 1, engine_extras: {{profiler_config: {config}}}}}\n"
+                ),
+            ];
+            let mut sources = vec![
+                ConfigArgs { stage_overrides: Some(stage.to_string()), ..none(dir.path()) },
+                ConfigArgs {
+                    config: file(
+                        dir.path(),
+                        "stage.toml",
+                        &toml::to_string(&json!({ "stages": stage })).unwrap(),
+                    ),
+                    ..ConfigArgs::default()
+                },
+            ];
+            for (index, layout) in layouts.iter().enumerate() {
+                let deploy_config = file(dir.path(), &format!("{index}.yaml"), layout);
+                sources.push(ConfigArgs { deploy_config, ..none(dir.path()) });
+            }
+            for args in &sources {
+                let resolved = load(args, &[]).unwrap();
+                assert_eq!(resolved.stage(1).applied, expected, "{args:?}");
+                assert!(resolved.all.config.is_empty() && resolved.stage(0).config.is_empty());
+                let refused: Vec<_> =
+                    resolved.refused().into_iter().map(|(n, f)| (n, f.field)).collect();
+                let by_name: Vec<_> =
+                    expected.refused.iter().map(|_| (Some(1), field.name)).collect();
+                assert_eq!(refused, by_name, "{args:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_field_comes_whole_through_each_source_of_all_stages() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut by_variable = 0;
+    for field in FIELDS {
+        for value in values(field) {
+            let config = json!({ field.name: value });
+            let expected = ProfilerConfig::parse(&config).unwrap().apply();
+            let whole = json!({ "profiler_config": config });
+            let sources = [
+                ConfigArgs { profiler_config: Some(config.to_string()), ..none(dir.path()) },
+                ConfigArgs {
+                    config: file(dir.path(), "all.toml", &toml::to_string(&whole).unwrap()),
+                    ..ConfigArgs::default()
+                },
+                ConfigArgs {
+                    deploy_config: file(dir.path(), "all.yaml", &whole.to_string()),
+                    ..none(dir.path())
+                },
+            ];
+            for args in &sources {
+                let resolved = load(args, &[]).unwrap();
+                assert_eq!(resolved.all.applied, expected, "{args:?}");
+                assert_eq!(resolved.stage(1).applied, expected, "{args:?}");
+            }
+            let Some(variable) = field.variable() else { continue };
+            let text = match &value {
+                Value::String(text) => text.clone(),
+                Value::Array(list) => {
+                    list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+                }
+                other => other.to_string(),
+            };
+            let resolved = load(&none(dir.path()), &[(&variable, &text)]).unwrap();
+            assert_eq!(resolved.all.applied, expected, "{variable}={text}");
+            by_variable += 1;
+        }
+    }
+    assert!(by_variable > 40, "{by_variable}");
 }
 
 #[test]
