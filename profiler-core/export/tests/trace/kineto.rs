@@ -1,9 +1,10 @@
 //! What the JSON says, read by another JSON reader.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use profiler_core::clock::ClockDomain;
 use profiler_core::config::{EventArguments, TraceFormat};
+use profiler_core::control::CalledWorker;
 use profiler_core::record::*;
 use serde_json::Value;
 
@@ -97,7 +98,7 @@ fn slices_of_a_track_do_not_overlap() {
     let rows = at.map(|(start, end)| kernel(name, start, R0 + start, R0 + end));
     spool.memory.push(stream, &rows);
     let trace = json(vec![spool.done()]);
-    let mut by_track: std::collections::BTreeMap<u64, Vec<(u64, u64)>> = Default::default();
+    let mut by_track: BTreeMap<u64, Vec<(u64, u64)>> = Default::default();
     for kernel in of_category(&trace, "kernel") {
         let start = ns(&kernel["ts"]);
         let track = by_track.entry(kernel["tid"].as_u64().unwrap()).or_default();
@@ -132,6 +133,40 @@ fn merged_ranks_have_their_own_arrows_and_processes() {
     let pids: BTreeSet<u64> =
         flows(&trace, "X").iter().map(|event| event["pid"].as_u64().unwrap()).collect();
     assert_eq!(pids.len(), 4, "two processes and a device each");
+}
+
+#[test]
+fn a_merge_sorts_its_processes_by_stage_replica_and_rank() {
+    let (shuffled, places) = shuffled_pipeline();
+    let trace = json(shuffled);
+    let of = |name: &str, key: &str| -> BTreeMap<u64, Value> {
+        let named = flows(&trace, "M").into_iter().filter(|event| event["name"] == name);
+        named.map(|event| (event["pid"].as_u64().unwrap(), event["args"][key].clone())).collect()
+    };
+    let sorted = |label: &str| -> Vec<String> {
+        let names = of("process_name", "name");
+        let labels = of("process_labels", "labels");
+        let mut indices: Vec<(u64, String)> = of("process_sort_index", "sort_index")
+            .into_iter()
+            .filter(|(pid, _)| labels[pid] == label)
+            .map(|(pid, index)| (index.as_u64().unwrap(), names[&pid].as_str().unwrap().to_owned()))
+            .collect();
+        indices.sort();
+        assert!(indices.windows(2).all(|pair| pair[0].0 < pair[1].0), "{indices:?}");
+        indices.into_iter().map(|(_, name)| name).collect()
+    };
+    let title = |[stage, replica, rank]: &[Option<u32>; 3]| {
+        let called = CalledWorker {
+            stage: *stage,
+            role: Some("thinker".to_owned()),
+            replica: *replica,
+            rank: *rank,
+        };
+        format!("{} (python3)", called.in_words().unwrap())
+    };
+    let titles: Vec<String> = places.iter().map(title).collect();
+    assert_eq!(sorted("CPU"), titles);
+    assert_eq!(sorted("GPU 0"), titles, "and their devices");
 }
 
 #[test]

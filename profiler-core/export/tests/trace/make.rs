@@ -33,6 +33,43 @@ pub(crate) fn identity(rank: u32) -> WorkerIdentity {
     }
 }
 
+/// Spools of a pipeline, its workers thrown together, and their stages, replicas and ranks in the
+/// order in which they belong: by number, those that are not known last.
+pub(crate) fn shuffled_pipeline() -> (Vec<Input>, Vec<[Option<u32>; 3]>) {
+    let ordered = [
+        [Some(0), Some(0), Some(0)],
+        [Some(0), Some(0), Some(1)],
+        [Some(0), Some(0), Some(2)],
+        [Some(0), Some(0), Some(10)],
+        [Some(0), Some(1), Some(0)],
+        [Some(0), Some(1), Some(1)],
+        [Some(1), Some(0), Some(0)],
+        [Some(2), Some(0), Some(0)],
+        [Some(2), Some(2), Some(0)],
+        [Some(2), Some(11), Some(0)],
+        [Some(10), Some(0), Some(0)],
+        [None, None, Some(0)],
+        [None, None, None],
+    ];
+    let mut spools = Vec::new();
+    for (index, [stage, replica, rank]) in (0..).zip(ordered) {
+        // Nothing but the place tells the order: pids and keys run against it.
+        let mut worker = identity(0);
+        (worker.stage, worker.replica, worker.rank) = (stage, replica, rank);
+        worker.pid = 9000 - index;
+        worker.key = format!("key{}", worker.pid);
+        let mut spool = Spool::with_window(worker, 1_000_000);
+        let stream = spool.stream("cuda.activity", ClockDomain::Realtime);
+        let name = spool.string(stream, "gemm");
+        spool.memory.push(stream, &[kernel(name, 1, R0 + 10, R0 + 20)]);
+        spools.push(spool.done());
+    }
+    // Each fifth of them: all come, and no two that belong together stand together.
+    let count = spools.len();
+    let shuffled = (0..count).map(|index| spools[index * 5 % count].clone()).collect();
+    (shuffled, ordered.into())
+}
+
 /// A spool in the making.
 pub(crate) struct Spool {
     pub(crate) memory: MemorySpool,

@@ -187,6 +187,25 @@ fn merged_workers_share_no_id() {
     assert_eq!(joined, ["CLOCK_MONOTONIC", "CLOCK_REALTIME"]);
 }
 
+#[test]
+fn a_merge_sorts_its_processes_by_stage_replica_and_rank() {
+    let (shuffled, places) = shuffled_pipeline();
+    let (bytes, _) = pftrace(shuffled);
+    let trace = Trace::parse(&bytes);
+    // In the order of their descriptors, which is that of their ids.
+    let processes: Vec<_> = trace.tracks.values().filter(|t| t.parent == 0).collect();
+    let title = |[stage, replica, rank]: &[Option<u32>; 3]| match (stage, replica, rank) {
+        (Some(stage), Some(replica), Some(rank)) => format!("{stage} thinker r{replica}.{rank}"),
+        (None, None, Some(rank)) => format!("thinker rank {rank}"),
+        _ => "thinker".to_owned(),
+    };
+    let names: Vec<&str> = processes.iter().map(|track| track.name.as_str()).collect();
+    assert_eq!(names, places.iter().map(title).collect::<Vec<_>>());
+    let place: Vec<_> = processes.iter().map(|track| (track.rank, track.sort_index)).collect();
+    let ascending: Vec<_> = (0..places.len() as u64).map(|i| (Some(i), Some(i))).collect();
+    assert_eq!(place, ascending);
+}
+
 /// Two agents of one process: its spans in one spool, its samples and calls in another.
 #[test]
 fn two_spools_of_one_process_do_not_share_a_thread_track() {

@@ -102,6 +102,10 @@ pub(crate) struct Track {
     pub(crate) pid: Option<u64>,
     pub(crate) tid: Option<u64>,
     pub(crate) is_counter: bool,
+    /// Its place below its parent.
+    pub(crate) rank: Option<u64>,
+    /// Its process's place, where it is that of a process.
+    pub(crate) sort_index: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -216,6 +220,8 @@ impl Trace {
                 pid: process.as_ref().or(thread.as_ref()).and_then(|m| m.int(1)),
                 tid: thread.as_ref().and_then(|t| t.int(2)),
                 is_counter: track.message(8).is_some(),
+                rank: track.int(12),
+                sort_index: process.as_ref().and_then(|process| process.int(3)),
             };
             assert!(self.tracks.insert(uuid, described).is_none(), "track {uuid} twice");
         }
