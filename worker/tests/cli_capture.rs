@@ -73,19 +73,13 @@ fn a_capture_from_start_to_summary() {
     let words = ["--dir", "traces", "--profiler-config", config.as_str()];
     let serving = Serving::start(&place, &words);
     let root = serving.root.clone();
-    let socket = profiler_core::socket_path::SocketEnvironment {
-        temporary_dir: place.path().to_owned(),
-        user: rustix::process::geteuid().as_raw(),
-        ..Default::default()
-    };
-    let socket = profiler_core::socket_path::SocketPath::resolve(&root, &socket).unwrap();
     let agent = Agent::builder()
         .stage(0)
         .role("thinker")
         .replica(0)
         .rank(0)
         .step_source(StepSource::Api)
-        .socket_dir(socket.dir())
+        .socket_dir(serving.socket_dir(&place))
         .connect()
         .unwrap();
     let work = Work::start(agent);

@@ -25,14 +25,15 @@ pub(super) fn start(args: &StartArgs, out: &Output) -> Result<Exit, CommandError
     if !answer.is_manifest_like() {
         return Err(answer.error());
     }
-    let started = answer.exit();
     let Some(interrupts) = interrupts else {
         if args.json {
             out.json(&answer.body)?;
         } else {
             out.text(&start_text(&answer.body))?;
         }
-        return Ok(started);
+        let workers = answer.body.get("workers").and_then(Value::as_array);
+        let is_less = |worker: &Value| worker.get("error").is_some_and(|error| !error.is_null());
+        return Ok(exit_of(&answer, workers.into_iter().flatten().any(is_less)));
     };
     let interrupted = wait(&server, &interrupts, args.duration)?;
     let stopped = stop_session(&server, answer.body.get("session"), WAIT_STOP_MS)?;
@@ -160,13 +161,19 @@ fn print_manifest(answer: &Answer, json: bool, out: &Output) -> Result<Exit, Com
     if !json {
         out.text(&profiler_worker::manifest::table(&manifest))?;
     }
-    // A start that accepted less got a 200, and the script that reads the code shall know.
     let whole = |line: LineState| {
         matches!(line, LineState::Complete | LineState::Exporting | LineState::Pending)
     };
-    let partial = manifest.workers.iter().any(|worker| !whole(worker.state));
-    let exit = answer.exit();
-    Ok(if exit == Exit::Done && partial { Exit::Partial } else { exit })
+    Ok(exit_of(answer, manifest.workers.iter().any(|worker| !whole(worker.state))))
+}
+
+/// How a command ends whose answer was printed. A start that accepts that workers record less gets
+/// a 200, and so does its stop: the script that reads the code shall know.
+fn exit_of(answer: &Answer, is_less: bool) -> Exit {
+    match answer.exit() {
+        Exit::Done if is_less => Exit::Partial,
+        exit => exit,
+    }
 }
 
 impl Answer {

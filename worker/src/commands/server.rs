@@ -155,7 +155,12 @@ impl Answer {
         if self.status == 401 || self.status == 403 {
             message.push_str(": is `--token-file` right?");
         }
-        CommandError::text(self.exit(), message)
+        let exit = match self.exit() {
+            // An error instead of what was asked for: no part of it is done.
+            Exit::Partial => Exit::Failed,
+            exit => exit,
+        };
+        CommandError::text(exit, message)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use profiler_core::socket_path::{SocketEnvironment, SocketPath};
 use serde_json::Value;
 
 /// How long anything may take before the test gives up.
@@ -147,6 +148,16 @@ impl Serving {
             url: ready["url"].as_str().unwrap().to_owned(),
             root: PathBuf::from(ready["root"].as_str().unwrap()),
         }
+    }
+
+    /// Where the workers of this server meet it.
+    pub(crate) fn socket_dir(&self, place: &Place) -> PathBuf {
+        let environment = SocketEnvironment {
+            temporary_dir: place.path().to_owned(),
+            user: rustix::process::geteuid().as_raw(),
+            ..SocketEnvironment::default()
+        };
+        SocketPath::resolve(&self.root, &environment).unwrap().dir().to_owned()
     }
 
     /// Asks it to end, and how it did.
