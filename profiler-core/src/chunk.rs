@@ -137,21 +137,24 @@ impl Chunk {
     /// * The calling thread holds the chunk.
     /// * `at` is not below what is published, and the entry ends within the data.
     #[inline]
-    unsafe fn write_entry(&self, at: usize, kind: u16, len: usize, parts: &[&[u8]]) {
-        let header = (u64::from(kind)) | ((len as u64) << 32);
+    unsafe fn write_entry(&self, at: usize, kind: u16, head: &[u8], tail: &[u8]) {
+        let header = (u64::from(kind)) | (((head.len() + tail.len()) as u64) << 32);
         // SAFETY: the caller guarantees that the entry lies within the data.
         let mut target = unsafe { self.data.get().cast::<u8>().add(at) };
         // SAFETY: entries begin at multiples of 8 in data that is aligned to 64.
         unsafe { target.cast::<u64>().write(header) };
         // SAFETY: as above.
         target = unsafe { target.add(ENTRY_HEADER_BYTES) };
-        for part in parts {
-            // SAFETY: the caller's thread alone touches these bytes, and the parts together are
-            // as long as the entry.
-            unsafe { target.copy_from_nonoverlapping(part.as_ptr(), part.len()) };
-            // SAFETY: as above.
-            target = unsafe { target.add(part.len()) };
+        // SAFETY: the caller's thread alone touches these bytes, and both parts together are as
+        // long as the entry.
+        unsafe { target.copy_from_nonoverlapping(head.as_ptr(), head.len()) };
+        if tail.is_empty() {
+            return;
         }
+        // SAFETY: as above.
+        target = unsafe { target.add(head.len()) };
+        // SAFETY: as above.
+        unsafe { target.copy_from_nonoverlapping(tail.as_ptr(), tail.len()) };
     }
 
     /// The published bytes from `from` on.
@@ -260,12 +263,12 @@ pub fn chunks(limit_bytes: usize) -> (ChunkPool, ChunkCollector) {
 }
 
 impl ChunkPool {
-    /// Appends an entry whose payload is `parts`, one after the other. `false` = not taken: the
-    /// pool is closed or belongs to the parent process, or (counted) no chunk is left or the
-    /// payload is longer than [`MAX_PAYLOAD_BYTES`].
+    /// Appends an entry whose payload is `head`, best of a length that the compiler knows, and then
+    /// `tail`. `false` = not taken: the pool is closed or belongs to the parent process, or
+    /// (counted) no chunk is left or the payload is longer than [`MAX_PAYLOAD_BYTES`].
     #[inline]
-    pub fn append(&self, kind: u16, parts: &[&[u8]]) -> bool {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
+    pub fn append(&self, kind: u16, head: &[u8], tail: &[u8]) -> bool {
+        let len = head.len() + tail.len();
         if !self.is_open() {
             return false;
         }
@@ -273,21 +276,23 @@ impl ChunkPool {
             return self.drop_entry(kind);
         }
         let entry_len = (ENTRY_HEADER_BYTES + len).next_multiple_of(ENTRY_HEADER_BYTES);
-        THREAD.with(|slots| {
-            let cell = &slots[(self.pool % SLOTS as u64) as usize];
-            let mut slot = cell.get();
-            if slot.pool != self.pool || slot.used as usize + entry_len > DATA_BYTES {
-                slot = self.next_chunk(cell);
-            }
-            let Some(chunk) = slot.chunk else { return self.drop_entry(kind) };
-            // SAFETY: the slot says that this thread holds the chunk and how much of it is used;
-            // that the entry fits was looked at above, and a fresh chunk has room for any.
-            unsafe { chunk.write_entry(slot.used as usize, kind, len, parts) };
-            slot.used += entry_len as u32;
-            chunk.published.store(slot.used, Ordering::Release);
-            cell.set(slot);
-            true
-        })
+        // Not all of it inside `with`: that would be a call of its own, in the middle of others'.
+        let slots = THREAD.with(std::ptr::from_ref);
+        // SAFETY: without a destructor the slots live as long as the thread, which is this one.
+        let slots = unsafe { &*slots };
+        let cell = &slots[(self.pool % SLOTS as u64) as usize];
+        let mut slot = cell.get();
+        if slot.pool != self.pool || slot.used as usize + entry_len > DATA_BYTES {
+            slot = self.next_chunk(cell);
+        }
+        let Some(chunk) = slot.chunk else { return self.drop_entry(kind) };
+        // SAFETY: the slot says that this thread holds the chunk and how much of it is used;
+        // that the entry fits was looked at above, and a fresh chunk has room for any.
+        unsafe { chunk.write_entry(slot.used as usize, kind, head, tail) };
+        slot.used += entry_len as u32;
+        chunk.published.store(slot.used, Ordering::Release);
+        cell.set(slot);
+        true
     }
 
     /// Whether entries are taken.

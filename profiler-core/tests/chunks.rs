@@ -32,8 +32,9 @@ fn four_threads_keep_their_order_while_the_collector_reads() {
                     let mut refused = 0;
                     for number in 0..ENTRIES {
                         let filler = [number as u8; 61];
-                        let parts = [&number.to_le_bytes()[..], &filler[..(number % 61) as usize]];
-                        refused += u64::from(!pool.append(3, &parts));
+                        let filler = &filler[..(number % 61) as usize];
+                        let taken = pool.append(3, &number.to_le_bytes(), filler);
+                        refused += u64::from(!taken);
                     }
                     refused
                 })
@@ -68,19 +69,19 @@ fn an_empty_pool_drops_and_counts() {
     let (pool, mut collector) = chunks(2 * CHUNK_BYTES);
     let payload = [0u8; 1000];
     let mut taken = 0u64;
-    while pool.append(5, &[&payload]) {
+    while pool.append(5, &payload, &[]) {
         taken += 1;
     }
     let header_bytes = 64;
     assert_eq!(taken, 2 * ((CHUNK_BYTES as u64 - header_bytes) / 1008));
-    assert!(!pool.append(5, &[&payload]));
-    assert!(!pool.append(900, &[&payload]), "kinds past the last counter share it");
+    assert!(!pool.append(5, &payload, &[]));
+    assert!(!pool.append(900, &payload, &[]), "kinds past the last counter share it");
     assert_eq!(collector.take_dropped(), [(5, 2), (15, 1)]);
     assert_eq!(collector.take_dropped(), []);
     let mut seen = 0;
     collector.drain(|_| seen += 1);
     assert_eq!(seen, taken);
-    assert!(pool.append(5, &[&payload]), "the first chunk is free again");
+    assert!(pool.append(5, &payload, &[]), "the first chunk is free again");
     assert_eq!(collector.bytes(), 2 * CHUNK_BYTES);
 }
 
@@ -88,13 +89,13 @@ fn an_empty_pool_drops_and_counts() {
 fn the_chunk_of_a_dead_thread_is_taken_over() {
     let (pool, mut collector) = chunks(CHUNK_BYTES);
     std::thread::scope(|scope| {
-        scope.spawn(|| assert!(pool.append(1, &[b"last words"])));
+        scope.spawn(|| assert!(pool.append(1, b"last words", &[])));
     });
     let mut seen = Vec::new();
     collector.drain(|entry| seen.push(entry.payload.to_vec()));
     assert_eq!(seen, [b"last words"]);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !pool.append(2, &[b"mine"]) {
+    while !pool.append(2, b"mine", &[]) {
         assert!(std::time::Instant::now() < deadline, "the only chunk never became free");
         collector.drain(|_| ());
     }
@@ -106,9 +107,9 @@ fn a_closed_pool_refuses_and_a_later_one_works() {
     assert!(cell.is_empty() && cell.get().is_none());
     let (old, mut collector) = chunks(1 << 20);
     cell.set(Some(old));
-    assert!(cell.get().unwrap().append(1, &[b"old"]));
+    assert!(cell.get().unwrap().append(1, b"old", &[]));
     collector.close();
-    assert!(!old.append(1, &[b"late"]) && !old.is_open());
+    assert!(!old.append(1, b"late", &[]) && !old.is_open());
     assert!(cell.get().is_none());
     let mut seen = Vec::new();
     collector.drain(|entry| seen.push(entry.payload.to_vec()));
@@ -119,8 +120,8 @@ fn a_closed_pool_refuses_and_a_later_one_works() {
     for round in 0..20u64 {
         let (pool, mut collector) = chunks(1 << 20);
         cell.set(Some(pool));
-        assert!(cell.get().unwrap().append(1, &[&round.to_le_bytes()]));
-        assert!(!old.append(1, &[b"late"]));
+        assert!(cell.get().unwrap().append(1, &round.to_le_bytes(), &[]));
+        assert!(!old.append(1, b"late", &[]));
         let mut seen = Vec::new();
         collector.drain(|entry| seen.push(entry.payload.to_vec()));
         assert_eq!(seen, [round.to_le_bytes()]);
@@ -138,7 +139,7 @@ fn pools_that_come_and_go_share_no_chunk() {
                 for round in 0..2_000u64 {
                     let (pool, mut collector) = chunks(4 * CHUNK_BYTES);
                     let payload = [kind as u8; 4000];
-                    let taken = (0..40).filter(|_| pool.append(kind, &[&payload])).count();
+                    let taken = (0..40).filter(|_| pool.append(kind, &payload, &[])).count();
                     let mut seen = 0;
                     collector.drain(|entry| {
                         assert_eq!(entry.kind, kind, "round {round}");
@@ -158,9 +159,9 @@ fn payloads_of_every_length_up_to_the_longest() {
     let bytes: Vec<u8> = (0..MAX_PAYLOAD_BYTES + 1).map(|i| i as u8).collect();
     let lengths = [0, 1, 7, 8, 9, 4096, MAX_PAYLOAD_BYTES - 1, MAX_PAYLOAD_BYTES];
     for len in lengths {
-        assert!(pool.append(1, &[&bytes[..len]]));
+        assert!(pool.append(1, &bytes[..len], &[]));
     }
-    assert!(!pool.append(1, &[&bytes]));
+    assert!(!pool.append(1, &bytes, &[]));
     assert_eq!(collector.take_dropped(), [(1, 1)]);
     let mut seen = Vec::new();
     collector.drain(|entry| {
@@ -184,7 +185,7 @@ fn threads_that_begin_at_once_all_find_a_chunk() {
                 scope.spawn(|| {
                     begin.wait();
                     for number in 0..40_u64 {
-                        assert!(pool.append(3, &[&(number + round).to_le_bytes()]));
+                        assert!(pool.append(3, &(number + round).to_le_bytes(), &[]));
                     }
                 });
             }

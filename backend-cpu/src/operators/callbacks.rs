@@ -189,14 +189,14 @@ fn begin(function: RecordFunction, address: *const u8) {
     let own = unsafe { state.own() };
     if own.recording != flags >> RECORDING_SHIFT {
         state.reset(own, flags >> RECORDING_SHIFT);
-        pool.append(THREAD, &[&function.thread().to_ne_bytes()]);
+        tell(pool, THREAD, &function.thread().to_ne_bytes(), &[]);
     }
     if own.checked < CHECKED {
         check(function, symbols, flags, own);
     }
-    let tell = |id: u32, text: &[u8]| pool.append(NAME, &[&id.to_ne_bytes(), text]);
+    let tell_name = |id: u32, text: &[u8]| tell(pool, NAME, &id.to_ne_bytes(), text);
     // SAFETY: libtorch's names end in a zero and live as long as the function.
-    let name = unsafe { own.names.id(name, tell) };
+    let name = unsafe { own.names.id(name, tell_name) };
     if name == 0 {
         MISSED.fetch_add(1, Ordering::Relaxed);
         return;
@@ -246,14 +246,17 @@ fn end(function: RecordFunction) {
     state.release(ended.depth);
 }
 
+/// What is told once or seldom.
+#[cold]
+fn tell(pool: ChunkPool, kind: u16, head: &[u8], tail: &[u8]) -> bool {
+    pool.append(kind, head, tail)
+}
+
 #[inline]
 fn write(head: &OperatorHead, shapes: &[u8]) {
     let Some(pool) = POOL.get() else { return };
     // What is not taken is counted in the pool.
-    let _taken: bool = match shapes.is_empty() {
-        true => pool.append(OPERATOR, &[head.as_bytes()]),
-        false => pool.append(OPERATOR, &[head.as_bytes(), shapes]),
-    };
+    let _taken: bool = pool.append(OPERATOR, head.as_bytes(), shapes);
 }
 
 #[inline]

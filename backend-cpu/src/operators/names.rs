@@ -15,7 +15,8 @@ const ADDRESSES: usize = 256;
 const TEXTS: usize = 512;
 /// Names that are kept, at most: half of the places, so that a look-up ends soon.
 const MAX_NAMES: usize = TEXTS / 2;
-const TEXT_BYTES: usize = 12 << 10;
+/// A power of two: every look-up counts in it.
+const TEXT_BYTES: usize = 8 << 10;
 
 #[derive(Clone, Copy)]
 struct ByAddress {

@@ -245,9 +245,8 @@ impl ThreadState {
     /// one or the other.
     #[inline]
     pub(super) fn release(&self, depth: u16) {
-        let from = usize::from(depth);
-        let to = self.depth.load(Ordering::Relaxed) as usize;
-        for slot in self.slots.iter().take(to).skip(from) {
+        let open = usize::from(depth)..self.depth.load(Ordering::Relaxed) as usize;
+        for slot in self.slots.get(open).unwrap_or_default() {
             slot.function.store(0, Ordering::Release);
         }
         self.depth.store(u32::from(depth), Ordering::Release);

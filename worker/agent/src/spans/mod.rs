@@ -315,7 +315,7 @@ fn end_span(slot: SlotRef) {
 fn append(kind: u16, head: &[u8], text: &[u8]) {
     if let Some(pool) = POOL.get() {
         // What is not taken is counted in the pool.
-        let _taken: bool = pool.append(kind, &[head, text]);
+        let _taken: bool = pool.append(kind, head, text);
     }
 }
 
