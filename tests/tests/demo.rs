@@ -125,6 +125,8 @@ fn it_profiles_five_workers_over_http_and_names_the_file_to_open() {
             let number = |field: &str| worker[field].as_u64().unwrap();
             assert_eq!(worker["state"], "complete", "{worker}");
             assert!(worker["error"].is_null(), "{worker}");
+            // Of the environment: the demo is configured as a server is.
+            assert_eq!(worker["limits"]["min_free_percent"], 0, "{worker}");
             assert!(worker["records"]["span"].as_u64().unwrap() > 0, "{worker}");
             assert!(worker["steps"].as_u64().unwrap() > 0, "{worker}");
             (number("stage"), number("replica"), number("rank"))

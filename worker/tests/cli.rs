@@ -336,3 +336,15 @@ fn a_root_of_another_owner_or_open_to_all_is_refused() {
         assert_eq!(open.read_dir().unwrap().count(), 0);
     }
 }
+
+#[test]
+#[cfg(feature = "demo")]
+fn the_demo_is_configured_as_a_server_is() {
+    let place = Place::new();
+    place.run(&["demo", "--profiler-config", "{oops"]).failed(2, "--profiler-config");
+    let variable = [("OMNIPROF_MIN_FREE_PERCENT", "plenty")];
+    place.run_with(&variable, &["demo"]).failed(2, "OMNIPROF_MIN_FREE_PERCENT");
+    place.write("omniprof.toml", "sample_herz = 49\n");
+    place.run(&["demo"]).failed(2, "sample_herz");
+    assert!(!place.join("omniprof-traces").exists(), "nothing was begun");
+}

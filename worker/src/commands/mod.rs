@@ -28,7 +28,11 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, CommandError> {
     let out = Output;
     let exit = match command {
         #[cfg(feature = "demo")]
-        Command::Demo(args) => return Ok(crate::demo::run(args)?),
+        Command::Demo(args) => {
+            let resolved = args.config.load()?;
+            resolved.warn();
+            return Ok(crate::demo::run(&args, &resolved)?);
+        }
         #[cfg(feature = "demo")]
         Command::DemoStage(args) => return Ok(crate::demo::run_stage(args)?),
         Command::Run(args) => return run::run(&args),

@@ -8,8 +8,6 @@ use anyhow::Context as _;
 use profiler_worker::Controller;
 use profiler_worker::controller::{BuildError, ControllerOptions};
 use profiler_worker::http::{HttpOptions, ServeError, Server};
-use profiler_worker::retention::RetentionPolicy;
-use profiler_worker::start_request::SessionDefaults;
 use profiler_worker::who::{MapRule, MapRules};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +21,7 @@ const HTTP_THREADS: usize = 2;
 
 pub(super) fn run(args: &ServeArgs, out: &Output) -> Result<Exit, CommandError> {
     let resolved = args.config.load()?;
-    warn(&resolved);
+    resolved.warn();
     let map = map_rules(&args.map)?;
     let options = http_options(args.listen.as_deref(), args.token_file.as_deref(), &resolved)?;
     let root = resolved.root(args.root.dir.as_deref());
@@ -97,24 +95,14 @@ pub(super) fn build(
     http: &HttpOptions,
     change: impl FnOnce(&mut ControllerOptions),
 ) -> Result<Controller, CommandError> {
-    let stages = &resolved.stages;
-    let defaults = SessionDefaults {
-        all: resolved.all.applied.effective.clone(),
-        stages: stages.iter().map(|(n, stage)| (*n, stage.applied.effective.clone())).collect(),
-    };
-    let default = RetentionPolicy::default();
-    let retention = RetentionPolicy {
-        max_bytes: resolved.settings.max_root_bytes.unwrap_or(default.max_bytes),
-        max_sessions: resolved.settings.max_sessions.unwrap_or(default.max_sessions),
-    };
     let holder = format!("pid {}, http://{}", std::process::id(), http.address);
     let built = Controller::builder()
         .root(root)
-        .defaults(defaults)
+        .defaults(resolved.defaults())
         .holder(holder)
         .options(|options| {
             options.token.clone_from(&http.token);
-            options.retention = Some(retention);
+            options.retention = Some(resolved.retention());
             change(options);
         })
         .build();
@@ -134,18 +122,6 @@ fn with_port(address: SocketAddr) -> Result<SocketAddr, CommandError> {
         .and_then(|listener| listener.local_addr())
         .with_context(|| format!("cannot listen on {address}"))?;
     Ok(free)
-}
-
-/// What is not applied is said where the server's log is read.
-pub(super) fn warn(resolved: &Resolved) {
-    for (stage, refused) in resolved.refused() {
-        let place = stage.map_or_else(String::new, |stage| format!("stage {stage}: "));
-        let (field, value) = (refused.field, &refused.value);
-        tracing::warn!("{place}`{field}` = {value} is not applied: {}", refused.reason);
-    }
-    for name in &resolved.unknown_variables {
-        tracing::warn!("the variable {name} means nothing to omniprof");
-    }
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, CommandError> {

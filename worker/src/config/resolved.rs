@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use profiler_core::config::{AppliedConfig, Field, ProfilerConfig, RefusedField};
+use profiler_worker::retention::RetentionPolicy;
+use profiler_worker::start_request::SessionDefaults;
 
 use super::{ConfigLoadError, Layer, Origin, Scope, Settings};
 
@@ -58,6 +60,36 @@ impl Resolved {
         let configured = self.configured_root();
         let root = flag.map(Path::to_owned).or(configured);
         expand_home(root.unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT)))
+    }
+
+    /// What is recorded where a start does not say.
+    pub(crate) fn defaults(&self) -> SessionDefaults {
+        let stages = self.stages.iter();
+        SessionDefaults {
+            all: self.all.applied.effective.clone(),
+            stages: stages.map(|(n, stage)| (*n, stage.applied.effective.clone())).collect(),
+        }
+    }
+
+    /// Which old sessions go.
+    pub(crate) fn retention(&self) -> RetentionPolicy {
+        let default = RetentionPolicy::default();
+        RetentionPolicy {
+            max_bytes: self.settings.max_root_bytes.unwrap_or(default.max_bytes),
+            max_sessions: self.settings.max_sessions.unwrap_or(default.max_sessions),
+        }
+    }
+
+    /// Says what was named and is not applied, where the log is read.
+    pub(crate) fn warn(&self) {
+        for (stage, refused) in self.refused() {
+            let place = stage.map_or_else(String::new, |stage| format!("stage {stage}: "));
+            let (field, value) = (refused.field, &refused.value);
+            tracing::warn!("{place}`{field}` = {value} is not applied: {}", refused.reason);
+        }
+        for name in &self.unknown_variables {
+            tracing::warn!("the variable {name} means nothing to omniprof");
+        }
     }
 
     /// Every refused field with the stage that names it; what all stages share is told once.

@@ -17,7 +17,6 @@ mod report;
 mod transformer;
 mod weights;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,8 @@ use clap::Args;
 use demo_stage::{PLACES, StageArgs};
 use indicatif::ProgressBar;
 
+use crate::cli::RootArgs;
+use crate::config::{ConfigArgs, Resolved};
 use engine::{EngineName, StageProgram};
 use interrupt::{Interrupt, Interrupted};
 use pipeline::Pipeline;
@@ -36,9 +37,8 @@ pub(crate) struct DemoArgs {
     /// How many requests to profile; one of them is a batch for the diffusion stage.
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub(crate) requests: u32,
-    /// The root below which traces are written.
-    #[arg(long, value_name = "DIR", env = "OMNIPROF_DIR", default_value = "omniprof-traces")]
-    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) root: RootArgs,
     /// Profile for so long, with as many requests as fit in, instead of a number of requests.
     #[arg(long, value_name = "MS")]
     pub(crate) duration_ms: Option<u64>,
@@ -61,6 +61,8 @@ pub(crate) struct DemoArgs {
     /// Print one JSON document instead of tables and a progress bar.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }
 
 /// The port of `--serve` where none is named: the same as that of `omniprof serve`.
@@ -78,14 +80,14 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(120);
 /// How often `--serve --json` says how many requests are done.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
-/// Runs the demo.
+/// Runs the demo, configured as a server is.
 ///
 /// # Errors
 ///
 /// What kept it from running; all that it started has ended then.
-pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &DemoArgs, resolved: &Resolved) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
-    match run_until_interrupted(&args, &interrupt) {
+    match run_until_interrupted(args, resolved, &interrupt) {
         Err(error) if error.is::<Interrupted>() => Ok(ExitCode::from(130)),
         other => other,
     }
@@ -100,7 +102,11 @@ pub(crate) fn run_stage(args: StageArgs) -> anyhow::Result<ExitCode> {
     demo_stage::run(&args, |_args| Ok(Box::new(candle::Candle)))
 }
 
-fn run_until_interrupted(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
+fn run_until_interrupted(
+    args: &DemoArgs,
+    resolved: &Resolved,
+    interrupt: &Interrupt,
+) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.requests > 0, "--requests must be at least 1");
     let program = StageProgram::of(args.engine)?;
     if args.unprofiled {
@@ -109,7 +115,7 @@ fn run_until_interrupted(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Resu
         return Ok(ExitCode::SUCCESS);
     }
     let port = args.port.unwrap_or(if args.serve { SERVE_PORT } else { 0 });
-    let service = Service::start(&args.dir, port)?;
+    let service = Service::start(&resolved.root(args.root.dir.as_deref()), resolved, port)?;
     let starting = report::spinner(args, "starting five stage processes");
     // Declared after the service, so that it ends first: its stages leave the controller in order.
     let socket_dir = service.controller().socket_dir();

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::interrupt::Interrupt;
+use crate::config::Resolved;
 
 /// How long the workers may take to join.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,10 +31,13 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts a controller on a root, and serves it on a port of 127.0.0.1 (0 = a free one).
-    pub(super) fn start(root: &Path, port: u16) -> anyhow::Result<Self> {
+    /// Starts a controller of that configuration on a root, and serves it on a port of 127.0.0.1
+    /// (0 = a free one).
+    pub(super) fn start(root: &Path, resolved: &Resolved, port: u16) -> anyhow::Result<Self> {
         let controller = Controller::builder()
             .root(root)
+            .defaults(resolved.defaults())
+            .options(|options| options.retention = Some(resolved.retention()))
             .build()
             .with_context(|| format!("no controller on {}", root.display()))?;
         let controller = Arc::new(controller);

@@ -45,7 +45,7 @@ const REAP_PERIOD: Duration = Duration::from_secs(5);
 /// Runs the command to its end.
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
     let resolved = args.config.load()?;
-    serve::warn(&resolved);
+    resolved.warn();
     let map = serve::map_rules(&args.map)?;
     let texts = map.texts();
     // Before the first thread, which would take them else.
