@@ -353,8 +353,12 @@ impl ProfilerBackend for NpuBackend {
         let machine = self.devices().map_err(Failure::from)?;
         let visible = VisibleDevices::parse(machine.visible.as_deref());
         // Made now: whoever exports the spool asks for it once the session is armed.
+        let facts = Arc::clone(&sink);
         let raw_dir = |options: &Options| {
-            RawDir::make(options.raw_dir.as_deref(), config.raw_dir.as_deref()).map(Arc::new)
+            let made = RawDir::make(options.raw_dir.as_deref(), config.raw_dir.as_deref())?;
+            // The agent looks there for how much is written.
+            facts.fact("npu.raw_dir", &made.path().display().to_string());
+            Ok::<_, BackendError>(Arc::new(made))
         };
         let target = match options.choose(machine.without_mspti().is_none())? {
             CapturePath::Mspti => Target::Mspti(mspti::capture::Target {

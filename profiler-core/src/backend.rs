@@ -116,7 +116,9 @@ pub struct SessionConfig {
     pub drain_ms: u64,
     /// A directory beside the spool that a backend may make, where a vendor's own tool writes what
     /// it records into files; `None` = the spool's place is not known. Whoever exports the spool
-    /// looks there for what has to be imported.
+    /// looks there for what has to be imported. What lies there counts against the session's limit of
+    /// bytes while it records; a backend that writes elsewhere names the directory by a fact whose key
+    /// ends with `.raw_dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw_dir: Option<std::path::PathBuf>,
     /// Settings of one backend alone, by its id and their names.

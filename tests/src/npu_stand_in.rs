@@ -91,6 +91,15 @@ impl NpuStandIn {
             .env("FAKE_MSPTI_LEDGER", &self.ledgers);
     }
 
+    /// The same for Python programs that import torch_npu.
+    pub fn enter_python(&self, command: &mut Command, kernels: u32) {
+        self.enter(command, kernels);
+        command
+            .env("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/fakes/torch_npu"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("FAKE_LIBTORCH_NPU", self.home.join("lib64/libtorch_npu.so"));
+    }
+
     /// What the stand-in emitted in a process.
     ///
     /// # Errors

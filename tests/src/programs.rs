@@ -40,3 +40,36 @@ pub fn omniprof() -> anyhow::Result<PathBuf> {
     anyhow::ensure!(program.is_file(), "{} is not there", program.display());
     Ok(program)
 }
+
+/// The file that is injected, of this build, beside its `omniprof`.
+///
+/// # Errors
+///
+/// It cannot be built.
+pub fn injected() -> anyhow::Result<PathBuf> {
+    let built = build_folder()?;
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["build", "--locked", "--quiet", "-p", "profiler-inject", "--target-dir"]);
+    command.arg(built.parent().context("no target folder")?);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let status = command.status().context("cargo cannot be started")?;
+    anyhow::ensure!(status.success(), "building the injected file: {status}");
+    let file = built.join(profiler_core::inject_env::INJECTED_FILE_NAME);
+    anyhow::ensure!(file.is_file(), "{} is not there", file.display());
+    Ok(file)
+}
+
+/// The Python interpreter itself: what is called `python3` may be a script.
+///
+/// # Errors
+///
+/// There is none.
+pub fn python() -> anyhow::Result<PathBuf> {
+    let script = "import os, sys; print(os.path.realpath(sys.executable))";
+    let output = Command::new("python3").args(["-c", script]).output().context("python3")?;
+    let text = String::from_utf8(output.stdout).context("python3")?;
+    Ok(PathBuf::from(text.trim()))
+}

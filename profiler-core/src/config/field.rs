@@ -255,7 +255,7 @@ pub const FIELDS: &[Field] = &[
         "max_bytes",
         FieldKind::Number { min: 1 << 20, max: 1 << 50 },
         "4294967296",
-        "The most bytes a worker's spool takes; at least 1048576.",
+        "The most bytes a worker's spool takes, together with raw files that a vendor's tool writes beside it; at least 1048576.",
     ),
     own(
         "min_free_percent",

@@ -58,7 +58,7 @@ pub struct Limits {
     pub max_steps: Option<u64>,
     /// Time from the commit, whatever else happens.
     pub max_session_ms: u64,
-    /// Bytes of the spool.
+    /// Bytes of the spool, and of raw files that a vendor's tool writes beside it.
     pub max_bytes: u64,
     /// The share of the file system that stays free, in percent.
     pub min_free_percent: u32,

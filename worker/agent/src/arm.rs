@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use profiler_core::descriptor::raise;
 use profiler_core::error::{BackendError, chain};
 use profiler_core::probe::ProbeReport;
 use profiler_core::schedule::{Machine, StepSource};
+use profiler_core::sink::RecordSink;
 use profiler_core::spool::{
     RAW_EXTENSION, SpoolHeader, SpoolOptions, SpoolWriteError, SpoolWriter,
 };
@@ -23,6 +23,7 @@ use crate::door::OpenSession;
 use crate::fork::NotInherited;
 use crate::jit::{Listening, Named};
 use crate::log_lines::LogLines;
+use crate::raw_files::RawFiles;
 use crate::session::{Session, Terms, lock};
 use crate::spans::SpanSession;
 
@@ -79,7 +80,13 @@ pub(crate) fn arm(
     let is_enabled = machine.is_enabled();
     let named = Named::default();
     let raw_dir = spool_path.as_deref().map(|path| path.with_extension(RAW_EXTENSION));
-    let opened = plan.open(core, &arm, &writer, &named, raw_dir, is_enabled)?;
+    let raw_files = Arc::new(RawFiles::new(raw_dir));
+    let listening = Listening {
+        sink: writer.sink(),
+        named: Arc::clone(&named),
+        raw_files: Arc::clone(&raw_files),
+    };
+    let opened = plan.open(core, &arm, &Arc::new(listening), is_enabled)?;
     let Opened { sessions, backend, why, degraded, notes } = opened;
 
     let terms = Terms {
@@ -93,6 +100,8 @@ pub(crate) fn arm(
         by_steps: machine.by_steps(),
         spool_path,
         named,
+        raw_files,
+        max_bytes: arm.limits.max_bytes,
         notes,
         logged,
     };
@@ -259,15 +268,14 @@ impl Plan {
         mut self,
         core: &Core,
         arm: &Arm,
-        writer: &SpoolWriter,
-        named: &Named,
-        raw_dir: Option<PathBuf>,
+        sink: &Arc<Listening>,
         start: bool,
     ) -> Result<Opened, WorkerError> {
         let target_pid = core.target;
+        let raw_dir = sink.raw_files.offered();
         let config = SessionConfig { target_pid, raw_dir, ..arm.capture.session.clone() };
         let open = |id: &BackendId| -> Result<OpenSession, BackendError> {
-            let sink = Arc::new(Listening { sink: writer.sink(), named: Arc::clone(named) });
+            let sink = Arc::clone(sink) as Arc<dyn RecordSink>;
             let mut session = core.backends.open(id, &config, sink, Arc::clone(&core.clock))?;
             if start {
                 session.start()?;

@@ -28,6 +28,9 @@ const HASTY_DRAIN: Duration = Duration::from_millis(50);
 const DEVICE_KINDS: &[RecordKind] =
     &[Kernel::KIND, Memcpy::KIND, Memset::KIND, Communication::KIND, Synchronization::KIND];
 
+/// What ends a session at its limit of bytes.
+pub(crate) const BYTE_LIMIT: &str = "byte_limit";
+
 /// What is said where memory was recorded and gave no row.
 const NO_ALLOCATION: &str = "memory was recorded, and no allocation or free of the device was seen: \
                              what a framework keeps for itself and gives out again is none";
@@ -116,6 +119,11 @@ fn notes(session: &Session, summaries: &[Stopped]) -> Vec<String> {
     if machine.windows_begun() as usize > listed {
         let begun = machine.windows_begun();
         notes.push(format!("of {begun} windows the first {listed} are listed; the spool has all"));
+    }
+    let stopped_by = machine.stopped_by().map(ToString::to_string);
+    if stopped_by.as_deref() == Some(BYTE_LIMIT) {
+        let spool_bytes = session.progress().bytes;
+        notes.extend(session.terms.raw_files.note(spool_bytes, session.terms.max_bytes));
     }
     let ended_by_time =
         matches!(machine.stopped_by(), Some(profiler_core::schedule::StopCause::MaxSession));

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
 
+use crate::raw_files::RawFiles;
 use crate::session::lock;
 
 /// The facts by which a backend names such a file, and what its copy ends with.
@@ -28,6 +29,7 @@ pub(crate) type Named = Arc<Mutex<BTreeMap<&'static str, String>>>;
 pub(crate) struct Listening {
     pub(crate) sink: Arc<dyn RecordSink>,
     pub(crate) named: Named,
+    pub(crate) raw_files: Arc<RawFiles>,
 }
 
 impl RecordSink for Listening {
@@ -47,6 +49,7 @@ impl RecordSink for Listening {
         if let Some((_, ending)) = FILES.iter().find(|(name, _)| *name == key) {
             lock(&self.named).insert(ending, value.to_owned());
         }
+        self.raw_files.hear(key, value);
         self.sink.fact(key, value);
     }
 

@@ -39,6 +39,7 @@ pub mod nvtx;
 mod outbox;
 #[cfg_attr(not(feature = "plugins"), path = "plugins_disabled.rs")]
 mod plugins;
+mod raw_files;
 mod sandbox;
 mod session;
 mod spans;

@@ -18,7 +18,9 @@ use profiler_core::spool::{SpoolEnd, SpoolProgress, SpoolWriter};
 
 use crate::cost::OwnTime;
 use crate::door::OpenSession;
+use crate::drain::BYTE_LIMIT;
 use crate::fork::NotInherited;
+use crate::raw_files::RawFiles;
 use crate::spans::SpanSession;
 
 /// The stream of the agent's own rows, which every spool has.
@@ -80,6 +82,10 @@ pub(crate) struct Terms {
     pub(crate) spool_path: Option<std::path::PathBuf>,
     /// Files that the backends named.
     pub(crate) named: crate::jit::Named,
+    /// What vendors' tools write.
+    pub(crate) raw_files: Arc<RawFiles>,
+    /// The most bytes of the spool and of such files.
+    pub(crate) max_bytes: u64,
     /// What a person should know.
     pub(crate) notes: Vec<String>,
     /// What the backends log.
@@ -344,6 +350,11 @@ impl Session {
             return Some(("orphan".to_owned(), now));
         }
         let progress = self.progress();
+        let raw_bytes = self.terms.raw_files.bytes();
+        let is_full = progress.bytes.saturating_add(raw_bytes) >= self.terms.max_bytes;
+        if progress.end.is_none() && raw_bytes > 0 && is_full {
+            return Some((BYTE_LIMIT.to_owned(), now));
+        }
         let end = progress.end?;
         if !matches!(end, SpoolEnd::ByteLimit { .. }) {
             lock(&self.faults).fail(WorkerError::new(end.code(), end.to_string()));
@@ -391,7 +402,7 @@ impl Session {
         failed
     }
 
-    /// The flusher's life: the only caller of `flush`.
+    /// The flusher's life: the only caller of `flush`; after each it looks what was written.
     pub(crate) fn flush_until_stopped(&self) {
         loop {
             let stopped = lock(&self.flusher.stopped);
@@ -409,6 +420,7 @@ impl Session {
                     faults.note(text);
                 }
             }
+            self.terms.raw_files.look();
         }
     }
 

@@ -174,7 +174,7 @@ pub(crate) struct StartArgs {
     /// Record the shapes of operators' inputs.
     #[arg(long)]
     pub(crate) record_shapes: bool,
-    /// The most bytes that a worker's spool may take.
+    /// The most bytes that a worker's spool may take, with raw files of a vendor's tool.
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_bytes: Option<u64>,
     /// The formats to write.

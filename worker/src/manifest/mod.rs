@@ -130,7 +130,7 @@ pub(crate) struct LimitsLine {
     max_steps: Option<u64>,
     /// Time from the commit.
     max_session_ms: u64,
-    /// Bytes of the spool.
+    /// Bytes of the spool, and of raw files that a vendor's tool writes beside it.
     max_bytes: u64,
     /// The share of the file system that stays free, in percent.
     min_free_percent: u32,

@@ -82,7 +82,7 @@ pub struct StartRequest {
     /// Time to record, in ms, then the session ends by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
-    /// The most bytes that a worker's spool may take.
+    /// The most bytes that a worker's spool may take, with raw files of a vendor's tool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
     /// The formats to write; absent = the configured ones.

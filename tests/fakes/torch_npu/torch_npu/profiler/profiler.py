@@ -1,8 +1,8 @@
 """The profiler: what it prints, what it writes, what it swallows.
 
-While it records, FAKE_ACL_WORK kernels are launched every two milliseconds. With
-FAKE_MSPTI_LEDGER=DIR a line for each is appended to DIR/<pid>.csv: kind, name, when it was launched,
-began and ended. FAKE_TORCH_NPU=refuse is one whose start fails as the vendor's does: it prints why,
+While it records, FAKE_ACL_WORK kernels are launched every two milliseconds; `launch` launches so many
+and a collective, `grow` writes so many bytes of raw data. With FAKE_MSPTI_LEDGER=DIR a line for each is appended to DIR/<pid>.csv: kind, name,
+when it was launched, began and ended. FAKE_TORCH_NPU=refuse is one whose start fails as the vendor's does: it prints why,
 and returns.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 
 KERNELS = [("aclnnMatmul_MatMulV2", "AI_CORE"), ("aclnnAdd_Add", "AI_VECTOR_CORE")]
+COLLECTIVE = "hcom_allReduce__428_0_1"
 
 
 class ProfilerActivity:
@@ -71,6 +72,22 @@ def no_exception_func(function):
 
 
 _place = None
+_recording = None
+
+
+def launch(count):
+    """The application launches so many kernels, and a collective."""
+    now = time.time_ns()
+    tasks = []
+    for number in range(count):
+        name, accelerator = KERNELS[number % len(KERNELS)]
+        launched = now + number * 2_000
+        start = launched + 1_000
+        tasks.append(("kernel", name, accelerator, launched, start, start + 1_250 + number))
+    at = now + count * 2_000
+    tasks.append(("communication", COLLECTIVE, "", at, at, at + 40_500 + count))
+    if _recording:
+        _recording.tasks.extend(tasks)
 
 
 def tensorboard_trace_handler(dir_name=None, worker_name=None, analyse_flag=True, async_mode=False):
@@ -84,6 +101,12 @@ def tensorboard_trace_handler(dir_name=None, worker_name=None, analyse_flag=True
             analyse(instance.place)
 
     return handler
+
+
+def grow(count):
+    """The profiler writes so many bytes more."""
+    with open(os.path.join(_recording.place, "FRAMEWORK", "torch.op_range"), "ab") as file:
+        file.write(bytes(count))
 
 
 class profile:
@@ -128,6 +151,8 @@ class profile:
         torch_npu._library.fake_trace_level(levels.get(self.settings["profiler_level"], -1))
         self.is_running = True
         if "NPU" in self.settings["activities"]:
+            global _recording
+            _recording = self
             self.thread = threading.Thread(target=self._work, daemon=True)
             self.thread.start()
 
@@ -143,6 +168,8 @@ class profile:
             "RECORD which may result in incomplete parsed data." % os.getpid(),
             flush=True,
         )
+        global _recording
+        _recording = None
         self.is_running = False
         if self.thread:
             self.thread.join()
@@ -155,19 +182,15 @@ class profile:
         ledgers = os.environ.get("FAKE_MSPTI_LEDGER")
         if ledgers:
             with open(os.path.join(ledgers, "%d.csv" % os.getpid()), "a") as file:
-                for name, _, launched, start, end in self.tasks:
-                    file.write("kernel,%s,%d,%d,%d\n" % (name, launched, start, end))
+                for kind, name, _, launched, start, end in self.tasks:
+                    file.write("%s,%s,%d,%d,%d\n" % (kind, name, launched, start, end))
         if self.on_trace_ready:
             self.on_trace_ready(self)
 
     def _work(self):
-        while self.is_running:
-            now = time.time_ns()
-            for number in range(int(os.environ.get("FAKE_ACL_WORK", "5"))):
-                name, kind = KERNELS[number % len(KERNELS)]
-                launched = now + number * 2_000
-                start = launched + 1_000
-                self.tasks.append((name, kind, launched, start, start + 1_250 + number))
+        count = int(os.environ.get("FAKE_ACL_WORK", "5"))
+        while self.is_running and count:
+            launch(count)
             time.sleep(0.002)
 
 
@@ -185,10 +208,16 @@ def analyse(profiler_path, max_process_number=2):
     with open(os.path.join(profiler_path, "FRAMEWORK", "fake.json")) as file:
         raw = json.load(file)
     process = raw["process"]
-    cann, hardware = (process << 10) | (1 << 5), (process << 10) | (2 << 5)
+    cann, hardware, communication = ((process << 10) | (sort << 5) for sort in (1, 2, 3))
+    names = {
+        process: "Python",
+        cann: "CANN",
+        hardware: "Ascend Hardware",
+        communication: "Communication",
+    }
     events = [
         {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
-        for pid, name in ((process, "Python"), (cann, "CANN"), (hardware, "Ascend Hardware"))
+        for pid, name in names.items()
     ]
 
     def event(name, pid, tid, begin, end, **args):
@@ -198,10 +227,13 @@ def analyse(profiler_path, max_process_number=2):
             {"ph": "X", "name": name, "pid": pid, "tid": tid, "ts": ts, "dur": took, "args": args}
         )
 
-    for number, (name, kind, launched, start, end) in enumerate(raw["tasks"], 1):
+    for number, (kind, name, accelerator, launched, start, end) in enumerate(raw["tasks"], 1):
+        if kind == "communication":
+            event(name, communication, 0, start, end, connection_id=number)
+            continue
         event("aten::op", process, process, launched - 500, launched + 500)
         event("AscendCL@launch", cann, process, launched, launched + 400, connection_id=number)
-        args = {"Task Type": kind, "Physic Stream Id": 2, "connection_id": number}
+        args = {"Task Type": accelerator, "Physic Stream Id": 2, "connection_id": number}
         event(name, hardware, 2, start, end, **args)
     folder = os.path.join(profiler_path, "ASCEND_PROFILER_OUTPUT")
     os.makedirs(folder)
