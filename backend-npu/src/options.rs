@@ -91,7 +91,7 @@ pub(crate) struct Options {
 
 /// Settings of `torch_npu.profiler` that are not had, and why.
 const REFUSED: [(&str, &str); 6] = [
-    ("op_attr", "attributes of operators stand in msprof's database alone, which is not imported"),
+    ("op_attr", "attributes of operators have no rows: record them with `msprof`"),
     ("record_op_args", "it dumps the arguments of operators for AOE, which is no part of a trace"),
     ("host_sys", "the host is recorded by the `cpu` backend: `counters`, `samples`"),
     ("sys_io", "counters of network cards have no rows yet: record them with `msprof`"),
@@ -183,7 +183,10 @@ impl Options {
             "gc_detect_threshold" => return Err("it is a number of milliseconds".to_owned()),
             "export_type" if value.as_str() == Some("Text") => {}
             "export_type" => {
-                return Err("only `Text` is read: msprof's database is not imported".to_owned());
+                return Err(
+                    "only `Text` is read after a capture: databases are read by `omniprof import`"
+                        .to_owned(),
+                );
             }
             other => {
                 let refused = REFUSED.iter().find(|(name, _)| *name == other);
@@ -326,8 +329,8 @@ mod tests {
             assert!(parse(&[(name, value)]).is_ok(), "{name}");
         }
         for (name, value, why) in [
-            ("export_type", "Db".into(), "database is not imported"),
-            ("op_attr", true.into(), "database"),
+            ("export_type", "Db".into(), "omniprof import"),
+            ("op_attr", true.into(), "`msprof`"),
             ("record_op_args", true.into(), "AOE"),
             ("host_sys", true.into(), "`cpu` backend"),
             ("sys_io", true.into(), "`msprof`"),

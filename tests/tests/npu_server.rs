@@ -21,9 +21,12 @@ const JOIN_MS: u64 = 60_000;
 
 const PLENTY: u64 = 1 << 30;
 
+/// The one of aclprof's kernels that runs on no AI core.
+const AI_CPU_KERNEL: &str = "ScatterPaKvCache";
+
 /// A server: its device belongs to the main thread, which works on while others talk to it.
 const SERVER: &str = r#"
-import sys, threading, time
+import ctypes, os, sys, threading, time
 import torch_npu
 from torch_npu.profiler import _ExperimentalConfig, profile, profiler, tensorboard_trace_handler
 
@@ -47,6 +50,9 @@ while True:
         break
     if word == "launch":
         profiler.launch(int(rest[0]))
+    if word == "acl":
+        library = ctypes.CDLL(os.environ["ASCEND_HOME_PATH"] + "/lib64/libmsprofiler.so")
+        library.fake_acl_launch(ctypes.c_uint64(int(rest[0])))
     if word == "grow":
         profiler.grow(int(rest[0]))
     if word == "profile":
@@ -345,5 +351,46 @@ fn raw_files_end_a_capture_at_its_limit_of_bytes_and_what_there_is_is_imported()
     let session = manifest["session"].as_str().unwrap();
     let trace = server.file(session, file(worker, "kineto")["path"].as_str().unwrap());
     assert_eq!(of_trace(&trace), told);
+    server.end();
+}
+
+#[test]
+fn counters_of_the_ai_cores_become_rows_of_their_kernels() {
+    let folder = tempfile::tempdir().unwrap();
+    let stand_in = NpuStandIn::install(folder.path()).unwrap();
+    let root = folder.path().join("traces");
+    // It takes the path that has such counters by itself.
+    let mut server = Server::start(&stand_in, &root, &json!({"aic_metrics": "PipeUtilization"}));
+    let (status, answer) = server.start_profile(PLENTY);
+    assert_eq!(status, 200, "{answer}");
+    server.tell("acl", "40");
+    let (status, manifest) = server.stop_profile();
+    assert_eq!(status, 200, "{manifest}");
+    let worker = &manifest["workers"][0];
+    assert_eq!(
+        (&worker["state"], &worker["notes"]),
+        (&json!("complete"), &Value::Null),
+        "{worker}"
+    );
+    let directory = root.join(manifest["directory"].as_str().unwrap());
+    let spool = directory.join(file(worker, "spool")["path"].as_str().unwrap());
+    let device = summary_of_device(&spool);
+    let told = of_ledger(&stand_in.ledger(worker["pid"].as_u64().unwrap()).unwrap());
+    assert_eq!(sums(&device), told);
+
+    // Work of an AI CPU has no such counter.
+    let of_cores =
+        told.iter().filter(|((kind, name), _)| kind == "kernel" && name != AI_CPU_KERNEL);
+    let (count, ns) = of_cores.fold((0, 0), |sum, (_, one)| (sum.0 + one.0, sum.1 + one.1));
+    assert_eq!(count, 30);
+    let counters = device["tables"]["counters"].as_array().unwrap();
+    let counter = |name: &str| {
+        let row = counters.iter().find(|row| row["name"] == name).unwrap();
+        assert_eq!((&row["count"], &row["device"]), (&count.into(), &0.into()), "{row}");
+        (row["unit"].as_str().unwrap(), row["mean"].as_f64().unwrap())
+    };
+    assert_eq!(counter("aic_mac_ratio"), ("1", 0.375));
+    let (unit, mean) = counter("aicore_time");
+    assert_eq!((unit, (mean * 1_000.0 * count as f64).round() as u64), ("us", ns));
     server.end();
 }

@@ -123,10 +123,10 @@ impl Capture {
         this.sink.fact("npu.aclprof", &paths.join(", "));
         this.sink.fact("npu.aclprof.data", &format!("{bits:#x}"));
         this.sink.fact("npu.aclprof.metrics", name);
-        if bits & (data::AICORE_METRICS | data::L2CACHE) != 0 {
+        if bits & data::L2CACHE != 0 {
             this.notes.push(
-                "counters of the AI cores and of the L2 cache stand in the tables that msprof \
-                 writes beside its trace (op_summary_*.csv, l2_cache_*.csv); they become no rows"
+                "counters of the L2 cache stand in the table that msprof writes beside its trace \
+                 (l2_cache_*.csv); they become no rows"
                     .to_owned(),
             );
         }

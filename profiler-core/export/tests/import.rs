@@ -260,6 +260,46 @@ fn slices_of_a_timeline_are_all_read() {
 }
 
 #[test]
+fn counters_of_the_ai_cores_are_read_from_the_tables_beside_a_timeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    let place = raw.join("PROF_000001_20240626144840_ABCDEFGH/mindstudio_profiler_output");
+    write(&place, "msprof_slice_0_20240626.json", &npu_trace());
+    write(&place, "msprof_slice_1_20240626.json", &npu_trace());
+    let head = "Device_id,Op Name,Task Start Time(us),Task Duration(us),Input Shapes,aic_mac_ratio,\
+                aic_mac_time(us)\n";
+    let rows = "3,aclnnAdd_AddAiCore_Add,1719384920000120.250\t,30.75,\"\"\"4,16;16\"\"\",0.5,12.25\n\
+                3,AllReduce,1719384920000140.000\t,50.0,,N/A,N/A\n\
+                3,nothing,soon,1.0,,1,1\n";
+    write(&place, "op_summary_20240625.csv", &format!("{head}3,x,1719384920000001.000,1,,9,9\n"));
+    write(&place, "op_summary_20240627.csv", &format!("{head}{rows}"));
+    let found = device_records(&spool, &mut no_patience);
+    assert_eq!((found.spools.len(), found.notes.len()), (2, 0), "{found:?}");
+    let counters = |spools: Vec<PathBuf>| -> Vec<(String, String, u64, f64, Option<u32>)> {
+        let mut capture = Capture::open(spools, CaptureOptions::default()).unwrap();
+        let summary = summarize(&mut capture, SummaryOptions::default()).unwrap();
+        let counters = summary.workers.into_iter().flat_map(|worker| worker.tables.counters);
+        let of_cores = counters.filter(|row| row.name != "AI Core Freq");
+        of_cores.map(|row| (row.name, row.unit, row.count, row.mean, row.device)).collect()
+    };
+    let row = |name: &str, unit: &str, value| (name.to_owned(), unit.to_owned(), 1, value, Some(3));
+    // Both parts of the timeline have one table.
+    assert_eq!(
+        counters(found.spools),
+        [row("aic_mac_ratio", "1", 0.5), row("aic_mac_time", "us", 12.25)]
+    );
+
+    // As torch_npu's profiler has it.
+    let place = dir.path().join("worker_4242_1_ascend_pt/ASCEND_PROFILER_OUTPUT");
+    let trace = write(&place, "trace_view.json", &npu_trace());
+    write(&place, "kernel_details.csv", &format!("{head}{rows}").replace("Task ", ""));
+    let (report, summary) = imported(&trace);
+    assert_eq!(report.left_out.get("counters without an instant"), Some(&1), "{report:?}");
+    let ratio = &summary.workers[0].tables.counters;
+    assert!(ratio.iter().any(|row| row.name == "aic_mac_ratio" && row.mean == 0.5), "{ratio:?}");
+}
+
+#[test]
 fn raw_data_that_becomes_no_trace_is_named_with_the_command_to_type() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, raw) = worker(dir.path(), 10_000);
@@ -328,7 +368,6 @@ fn what_is_no_trace_says_what_it_lacks() {
         ("no JSON", "no list of trace events"),
         ("{\"a\": 1}", "no list of trace events"),
         ("[]", "no list of trace events"),
-        ("SQLite format 3\0 and more", "--type=text"),
         (r#"[{"ph":"M","name":"process_name"}]"#, "instant"),
     ] {
         let error = import(&write(dir.path(), "x.json", text), &spool).unwrap_err();
@@ -336,6 +375,15 @@ fn what_is_no_trace_says_what_it_lacks() {
         assert!(error.to_string().contains(why), "{text}: {error}");
         assert!(!spool.exists(), "{text}");
     }
+    // By a build with SQLite, and by one without.
+    let error =
+        import(&write(dir.path(), "x.db", "SQLite format 3\0 and more"), &spool).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("--type=text") || text.contains("cannot be read as a database"),
+        "{text}"
+    );
+    assert!(!spool.exists());
     let raw = dir.path().join("worker_1_2_ascend_pt");
     std::fs::create_dir_all(raw.join("PROF_000001_20240626_ABC")).unwrap();
     let error = import(&raw, &spool).unwrap_err();

@@ -1,13 +1,17 @@
 //! Traces that other profilers wrote become spools; all that comes after reads spools only.
 //!
-//! Two layouts are read, both as streams: PyTorch's Kineto JSON (an object with `traceEvents`),
-//! and `trace_view.json` of torch_npu's profiler (an array whose instants are strings), which
-//! msprof's `msprof_*.json` resembles. Events that say what other events say already, or that this
+//! Two layouts are read as streams: PyTorch's Kineto JSON (an object with `traceEvents`), and
+//! `trace_view.json` of torch_npu's profiler (an array whose instants are strings), which msprof's
+//! `msprof_*.json` resembles. With the feature `ascend-db`, databases of both of Ascend's tools are
+//! read as well. Events that say what other events say already, or that this
 //! project has no rows for, are left out and counted by what they are.
 
 mod args;
+#[cfg_attr(not(feature = "ascend-db"), path = "database_disabled.rs")]
+mod database;
 mod device;
 mod event;
+mod metrics;
 mod msprof;
 mod rows;
 mod scan;
@@ -45,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 pub struct ImportReport {
     /// The spool.
     pub path: PathBuf,
-    /// Which profiler wrote the trace: `kineto` or `torch_npu`.
+    /// Which profiler wrote the trace: `kineto`, `torch_npu`, or `msprof_db` for a database.
     pub layout: &'static str,
     /// Rows by kind.
     pub rows: BTreeMap<String, u64>,
@@ -75,6 +79,15 @@ pub enum ImportError {
         path: PathBuf,
         /// What is missing.
         why: String,
+    },
+    /// The file is damaged, or no database although it begins like one.
+    #[error("{} cannot be read as a database", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The directory of torch_npu's profiler was never analysed.
     #[error("{} holds raw data only: `python -c \"from torch_npu.profiler.profiler import analyse; analyse('{}')\"` makes a trace of it", path.display(), path.display())]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use super::device::NO_LINKS;
-use super::source::MSPROF_OUTPUT;
+use super::source::{MSPROF_OUTPUT, MSPROF_TRACE, msprof_database, newest_parts};
 
 /// The environment variable that names the program.
 const PROGRAM_VARIABLE: &str = "OMNIPROF_MSPROF";
@@ -29,26 +29,13 @@ pub(super) fn command(trace: &Path) -> String {
     format!("msprof --export=on --type=text --output={}", trace.display())
 }
 
-/// The newest timeline that was exported, or all parts of it.
+/// The newest timeline that was exported, or all parts of it; where there is none, a database.
 pub(super) fn timelines(trace: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(trace.join(MSPROF_OUTPUT)) else { return Vec::new() };
-    let mut newest = String::new();
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let Some(stem) = name.strip_prefix("msprof_").and_then(|name| name.strip_suffix(".json"))
-        else {
-            continue;
-        };
-        // `msprof_<time>.json`, or `msprof_slice_<part>_<time>.json`.
-        let time = stem.rsplit('_').next().unwrap_or(stem).to_owned();
-        newest = newest.max(time.clone());
-        found.push((time, path));
+    let parts = newest_parts(&trace.join(MSPROF_OUTPUT), MSPROF_TRACE, ".json");
+    match parts.is_empty() {
+        true => msprof_database(trace).into_iter().collect(),
+        false => parts,
     }
-    let mut paths: Vec<PathBuf> =
-        found.into_iter().filter(|(time, _)| *time == newest).map(|(_, path)| path).collect();
-    paths.sort();
-    paths
 }
 
 /// Makes a timeline. `lock` stays locked until the program has ended, whatever becomes of us.

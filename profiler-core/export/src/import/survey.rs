@@ -6,12 +6,16 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::ImportError;
+use super::database;
 use super::event::{Event, plain};
 use super::scan::{Part, Scanner};
 use super::source::Source;
 
 /// Names that are kept, at most.
 const MAX_NAMES: usize = 1 << 16;
+
+/// The bits of a torch_npu timeline's number that hold the device.
+const DEVICE_BITS: u64 = 31;
 
 /// Who wrote the trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +25,9 @@ pub(super) enum Layout {
     Kineto,
     /// torch_npu.
     TorchNpu,
+    /// A database of msprof's or torch_npu's.
+    #[cfg_attr(not(feature = "ascend-db"), expect(dead_code, reason = "no databases are read"))]
+    Msprof,
 }
 
 impl Layout {
@@ -28,6 +35,7 @@ impl Layout {
         match self {
             Self::Kineto => "kineto",
             Self::TorchNpu => "torch_npu",
+            Self::Msprof => "msprof_db",
         }
     }
 }
@@ -47,6 +55,8 @@ pub(super) struct Survey {
     /// Names of threads, by process and thread.
     pub(super) threads: HashMap<(String, String), String>,
     pub(super) devices: Vec<DeviceProperties>,
+    /// Ascend's devices, and what they are called.
+    pub(super) npus: Vec<(u32, String)>,
     pub(super) notes: Vec<String>,
 }
 
@@ -79,8 +89,16 @@ struct Distributed {
     rank: Option<u32>,
 }
 
+/// The device whose timeline has this number.
+pub(super) fn npu(timeline: &str) -> u32 {
+    (timeline.parse::<u64>().unwrap_or(0) & DEVICE_BITS) as u32
+}
+
 impl Survey {
     pub(super) fn take(source: &Source) -> Result<Self, ImportError> {
+        if source.is_database()? {
+            return database::survey(source);
+        }
         let mut survey = Self { begin: u64::MAX, ..Self::default() };
         let mut scanner = Scanner::new(source.open()?);
         let mut events = 0_u64;
@@ -119,6 +137,7 @@ impl Survey {
         survey.begin = survey.begin.saturating_add(survey.base);
         survey.end = survey.end.saturating_add(survey.base).max(survey.begin) + 1;
         survey.process = survey.find_process();
+        survey.npus = survey.find_npus();
         Ok(survey)
     }
 
@@ -178,6 +197,19 @@ impl Survey {
             }
             _ => {}
         }
+    }
+
+    /// torch_npu packs the device's number into those of its timelines.
+    fn find_npus(&self) -> Vec<(u32, String)> {
+        if self.layout != Layout::TorchNpu {
+            return Vec::new();
+        }
+        let is_device = |(_, name): &(&String, &String)| *name == "Ascend Hardware";
+        let hardware = self.processes.iter().filter(is_device);
+        let mut devices: Vec<u32> = hardware.map(|(number, _)| npu(number)).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices.into_iter().map(|device| (device, "Ascend NPU".to_owned())).collect()
     }
 
     /// torch_npu packs the process's number into those of its timelines.

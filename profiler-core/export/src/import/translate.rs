@@ -19,7 +19,8 @@ use super::event::{Event, plain};
 use super::rows::{AnyRow, Rows};
 use super::scan::{Part, Scanner};
 use super::source::Source;
-use super::survey::{Layout, Survey};
+use super::survey::{Layout, Survey, npu};
+use super::{database, metrics};
 use crate::capture::DEVICE_FACT;
 
 /// What came of it.
@@ -36,8 +37,6 @@ const FIRST_OWN_THREAD: u32 = 0xE000_0000;
 const MAX_THREADS: usize = 1 << 16;
 /// Kinds of events that are counted by their own name.
 const MAX_LEFT_OUT: usize = 256;
-/// The bits of a torch_npu timeline's number that hold the device.
-const DEVICE_BITS: u64 = 31;
 
 pub(super) fn translate(
     source: &Source,
@@ -69,38 +68,25 @@ pub(super) fn translate(
         threads: HashMap::new(),
         next_span: 1,
         left_out: BTreeMap::new(),
+        notes: survey.notes.clone(),
     };
     translator.define();
-    let mut scanner = Scanner::new(source.open()?);
-    loop {
-        let part = match scanner.next() {
-            Ok(Some(part)) => part,
-            Ok(None) => break,
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
-            Err(error) => return Err(source.unread(error)),
-        };
-        match part {
-            Part::Event(bytes) => match Event::parse(bytes) {
-                Some(event) => translator.event(&event),
-                None => translator.leave_out("not understood"),
-            },
-            Part::TooLong => translator.leave_out("longer than 16 MiB"),
-            Part::Strange => translator.leave_out("no event"),
-            Part::Field(..) | Part::CutOff => {}
-        }
-        if translator.rows.is_closed {
-            break;
-        }
+    match survey.layout {
+        Layout::Msprof => database::read(&mut translator, source)?,
+        Layout::Kineto | Layout::TorchNpu => translator.read(source)?,
+    }
+    for table in source.kernel_tables() {
+        metrics::read(&mut translator, &table);
     }
     translator.rows.hand_over();
-    let Translator { rows, left_out, .. } = translator;
+    let Translator { rows, left_out, notes, .. } = translator;
     let counts = rows.counts;
     for (number, (begin, end)) in (0..).zip(windows) {
         // A worker that died told no end.
         let end = end.unwrap_or(survey.end).max(*begin);
         edge(sink, number, end, WindowEdge::End);
     }
-    Ok(Translation { rows: counts, left_out, notes: survey.notes.clone() })
+    Ok(Translation { rows: counts, left_out, notes })
 }
 
 /// An end of a window, and how the clocks stood there.
@@ -117,17 +103,42 @@ fn emit(sink: &dyn RecordSink, group: &[Batch<'_>]) {
     let _taken: Emit = sink.emit(group);
 }
 
-struct Translator<'a> {
-    survey: &'a Survey,
+/// Makes rows of what a trace says.
+pub(super) struct Translator<'a> {
+    pub(super) survey: &'a Survey,
     sink: &'a dyn RecordSink,
     stream: StreamId,
-    rows: Rows<'a>,
+    pub(super) rows: Rows<'a>,
     threads: HashMap<(String, String), u32>,
     next_span: u64,
     left_out: BTreeMap<String, u64>,
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
 }
 
 impl Translator<'_> {
+    fn read(&mut self, source: &Source) -> Result<(), ImportError> {
+        let mut scanner = Scanner::new(source.open()?);
+        while !self.rows.is_closed {
+            let part = match scanner.next() {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
+                Err(error) => return Err(source.unread(error)),
+            };
+            match part {
+                Part::Event(bytes) => match Event::parse(bytes) {
+                    Some(event) => self.event(&event),
+                    None => self.leave_out("not understood"),
+                },
+                Part::TooLong => self.leave_out("longer than 16 MiB"),
+                Part::Strange => self.leave_out("no event"),
+                Part::Field(..) | Part::CutOff => {}
+            }
+        }
+        Ok(())
+    }
+
     fn define(&mut self) {
         let mut heap = Vec::new();
         let process = ProcessDef {
@@ -154,32 +165,30 @@ impl Translator<'_> {
                 ..DeviceDef::default()
             });
         }
-        let mut npus: Vec<u32> = Vec::new();
-        for (number, name) in &sorted(&self.survey.processes) {
-            let device = (number.parse::<u64>().unwrap_or(0) & DEVICE_BITS) as u32;
-            let is_npu = self.survey.layout == Layout::TorchNpu && *name == "Ascend Hardware";
-            if is_npu && !npus.contains(&device) {
-                npus.push(device);
-                devices.push(DeviceDef {
-                    name: HeapRef::push(&mut heap, b"Ascend NPU"),
-                    device,
-                    vendor: DeviceVendor::Ascend.number(),
-                    ..DeviceDef::default()
-                });
-            }
+        let mut contexts = Vec::new();
+        for (device, name) in &self.survey.npus {
+            contexts.push(ContextDef { context: *device, device: *device });
+            devices.push(DeviceDef {
+                name: HeapRef::push(&mut heap, name.as_bytes()),
+                device: *device,
+                vendor: DeviceVendor::Ascend.number(),
+                ..DeviceDef::default()
+            });
         }
-        let contexts: Vec<ContextDef> =
-            npus.iter().map(|device| ContextDef { context: *device, device: *device }).collect();
         emit(self.sink, &[Batch::with_heap(self.stream, &devices, &heap)]);
         emit(self.sink, &[Batch::new(self.stream, &contexts)]);
     }
 
-    fn leave_out(&mut self, what: &str) {
-        if self.left_out.len() >= MAX_LEFT_OUT && !self.left_out.contains_key(what) {
-            *self.left_out.entry("others".to_owned()).or_default() += 1;
-            return;
+    pub(super) fn leave_out(&mut self, what: &str) {
+        self.leave_out_many(what, 1);
+    }
+
+    pub(super) fn leave_out_many(&mut self, what: &str, count: u64) {
+        let is_new = !self.left_out.contains_key(what);
+        let what = if is_new && self.left_out.len() >= MAX_LEFT_OUT { "others" } else { what };
+        if count > 0 {
+            *self.left_out.entry(what.to_owned()).or_default() += count;
         }
-        *self.left_out.entry(what.to_owned()).or_default() += 1;
     }
 
     fn event(&mut self, event: &Event<'_>) {
@@ -191,7 +200,8 @@ impl Translator<'_> {
                 let end = start.saturating_add(event.duration());
                 match self.survey.layout {
                     Layout::Kineto => self.kineto(event, start, end),
-                    Layout::TorchNpu => self.torch_npu(event, start, end),
+                    // A database has no events.
+                    Layout::TorchNpu | Layout::Msprof => self.torch_npu(event, start, end),
                 }
             }
             "i" | "I" => self.instant(event),
@@ -248,7 +258,7 @@ impl Translator<'_> {
         match process {
             "Ascend Hardware" => {
                 let args: Args<'_> = event.arguments();
-                let device = self.npu(event);
+                let device = npu(event.pid_text());
                 let row = Kernel {
                     start,
                     end,
@@ -291,10 +301,6 @@ impl Translator<'_> {
                 self.span(name, &target, thread, start, end);
             }
         }
-    }
-
-    fn npu(&self, event: &Event<'_>) -> u32 {
-        (event.pid_text().parse::<u64>().unwrap_or(0) & DEVICE_BITS) as u32
     }
 
     fn kernel(&mut self, event: &Event<'_>, start: u64, end: u64) {
@@ -382,7 +388,7 @@ impl Translator<'_> {
             algorithm: self.rows.string(args.algorithm.as_deref().unwrap_or_default()),
             data_type: self.rows.string(args.data_type.as_deref().unwrap_or_default()),
             communicator: self.rows.string(group),
-            device: if is_npu { self.npu(event) } else { small(args.device) },
+            device: if is_npu { npu(event.pid_text()) } else { small(args.device) },
             stream: if is_npu { event.tid_text().parse().unwrap_or(0) } else { small(args.stream) },
             ..Communication::default()
         };
@@ -442,7 +448,7 @@ impl Translator<'_> {
         self.rows.push(AnyRow::Synchronization(row));
     }
 
-    fn span(&mut self, name: &str, target: &str, thread: u32, start: u64, end: u64) {
+    pub(super) fn span(&mut self, name: &str, target: &str, thread: u32, start: u64, end: u64) {
         let row = Span {
             start,
             end,
@@ -497,7 +503,7 @@ impl Translator<'_> {
         };
         let values: BTreeMap<Cow<'_, str>, &RawValue> = event.arguments();
         let device = match self.survey.layout {
-            Layout::TorchNpu => self.npu(event),
+            Layout::TorchNpu | Layout::Msprof => npu(event.pid_text()),
             Layout::Kineto => u32::MAX,
         };
         for (unit, value) in values {
@@ -522,7 +528,8 @@ impl Translator<'_> {
         self.own_thread(process, thread, name)
     }
 
-    fn own_thread(&mut self, process: &str, thread: &str, name: &str) -> u32 {
+    /// The number of a thread: its own, where no other has it.
+    pub(super) fn own_thread(&mut self, process: &str, thread: &str, name: &str) -> u32 {
         let key = (process.to_owned(), thread.to_owned());
         if let Some(known) = self.threads.get(&key) {
             return *known;
@@ -548,14 +555,6 @@ impl Translator<'_> {
         emit(self.sink, &[Batch::with_heap(self.stream, &[row], &heap)]);
         number
     }
-}
-
-/// A table in the order of its keys.
-fn sorted(table: &HashMap<String, String>) -> Vec<(&str, &str)> {
-    let mut entries: Vec<(&str, &str)> =
-        table.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    entries.sort_unstable();
-    entries
 }
 
 /// Hostile categories are not kept whole.

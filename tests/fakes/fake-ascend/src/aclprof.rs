@@ -215,7 +215,7 @@ pub unsafe extern "C" fn aclprofStart(config: *const c_void) -> c_int {
         state.running = Some(number);
         state.tasks.clear();
         let work = std::env::var("FAKE_ACL_WORK").ok().and_then(|text| text.parse().ok());
-        if let Some(count) = work {
+        if let Some(count) = work.filter(|count| *count > 0) {
             state.worker = std::thread::Builder::new()
                 .name("fake-npu".to_owned())
                 .spawn(move || work_until_stopped(count))

@@ -12,6 +12,14 @@ use std::process::ExitCode;
 const PROCESS_BITS: u32 = 10;
 const SORT_BITS: u32 = 5;
 
+/// Counters of the AI cores were recorded.
+const AICORE_METRICS: u64 = 0x4;
+/// The value of one of them.
+const MAC_RATIO: f64 = 0.375;
+const TABLE_HEAD: &str = "Device_id,Model ID,Task ID,Stream ID,Op Name,OP Type,OP State,Task Type,\
+                          Task Start Time(us),Task Duration(us),Task Wait Time(us),Block Num,\
+                          Mix Block Num,HF32 Eligible,Input Shapes";
+
 fn main() -> ExitCode {
     let variant = std::env::var("FAKE_MSPROF").unwrap_or_default();
     match variant.as_str() {
@@ -52,7 +60,7 @@ fn export(place: &Path, is_sliced: bool) -> std::io::Result<()> {
     let mut lines = raw.lines();
     let head: Vec<u64> =
         lines.next().unwrap_or_default().split(',').filter_map(|text| text.parse().ok()).collect();
-    let [process, device, _bits] = head[..] else {
+    let [process, device, bits] = head[..] else {
         return Err(std::io::Error::other("a raw file without a head"));
     };
     let number = |sort: u64| (process << PROCESS_BITS) | (sort << SORT_BITS) | device;
@@ -67,6 +75,9 @@ fn export(place: &Path, is_sliced: bool) -> std::io::Result<()> {
         })
         .collect();
     let mut events = Vec::new();
+    let has_metrics = bits & AICORE_METRICS != 0;
+    let mut table = TABLE_HEAD.to_owned();
+    table += if has_metrics { ",aicore_time(us),aic_mac_ratio\n" } else { "\n" };
     for line in lines {
         let fields: Vec<&str> = line.split(',').collect();
         let [kind, name, task_type, connection, launched, start, end] = fields[..] else {
@@ -82,6 +93,16 @@ fn export(place: &Path, is_sliced: bool) -> std::io::Result<()> {
         events.push(format!(
             r#"{{"name":"{name}","pid":{hardware},"tid":2,"ts":"{ts}","dur":{dur},"ph":"X","args":{{"Task Type":"{task_type}","Physic Stream Id":2,"Task Id":5,"connection_id":{connection}}}}}"#
         ));
+        // Instants end with a tab, for the sake of spreadsheets.
+        table += &format!(
+            "{device},4294967295,5,2,{name},N/A,dynamic,{task_type},{ts}\t,{dur},0,8,0,NO,\"\"\"4,16;16\"\"\""
+        );
+        table += &match (has_metrics, task_type) {
+            (false, _) => "\n".to_owned(),
+            // Work of the host's kind has no such core.
+            (true, "AI_CPU") => ",N/A,N/A\n".to_owned(),
+            (true, _) => format!(",{dur},{MAC_RATIO}\n"),
+        };
         if launched != start {
             let ts = us(launched);
             events.push(format!(
@@ -95,7 +116,8 @@ fn export(place: &Path, is_sliced: bool) -> std::io::Result<()> {
         let all: Vec<&str> = heads.iter().chain(events).map(String::as_str).collect();
         std::fs::write(folder.join(name), format!("[{}]", all.join(",\n")))
     };
-    std::fs::write(folder.join("op_summary_20261124120001.csv"), "Op Name,Task Duration(us)\n")?;
+    // Written after the timeline.
+    std::fs::write(folder.join("op_summary_20261124120003.csv"), table)?;
     if !is_sliced {
         return write("msprof_20261124120001.json", &events);
     }
