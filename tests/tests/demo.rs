@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use profiler_core::record::{Span, Step};
+use profiler_export::capture::{Capture, CaptureOptions, Consumer, Place};
 use profiler_tests::programs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -110,6 +112,47 @@ fn sockets_of(parent: u32) -> Vec<PathBuf> {
         .collect()
 }
 
+/// What lies in the windows of a capture.
+#[derive(Default)]
+struct Recorded {
+    steps: Vec<u64>,
+    /// Names, requests and fields.
+    spans: Vec<(String, String, Value)>,
+}
+
+impl Recorded {
+    fn of(spools: &[PathBuf]) -> Self {
+        let mut recorded = Self::default();
+        let mut capture = Capture::open(spools.to_vec(), CaptureOptions::default()).unwrap();
+        capture.read(&mut recorded).unwrap();
+        recorded
+    }
+}
+
+impl Consumer for Recorded {
+    fn steps(&mut self, _place: &Place<'_>, rows: &[Step]) -> std::io::Result<()> {
+        self.steps.extend(rows.iter().map(|row| row.step));
+        Ok(())
+    }
+
+    fn spans(&mut self, place: &Place<'_>, rows: &[Span]) -> std::io::Result<()> {
+        for row in rows {
+            let text = |id| place.definitions.string(id).to_owned();
+            let fields = row.fields.text(place.heap).unwrap_or_default();
+            let fields = serde_json::from_str(&fields).unwrap_or_default();
+            self.spans.push((text(row.name), text(row.request), fields));
+        }
+        Ok(())
+    }
+}
+
+/// The spool of a worker of a manifest.
+fn spool_of(manifest: &Value, worker: &Value) -> PathBuf {
+    let files = worker["files"].as_array().unwrap();
+    let spool = files.iter().find(|file| file["format"] == "spool").unwrap();
+    Path::new(manifest["directory"].as_str().unwrap()).join(spool["path"].as_str().unwrap())
+}
+
 #[test]
 fn it_profiles_five_workers_over_http_and_names_the_file_to_open() {
     let root = tempfile::tempdir().unwrap();
@@ -156,6 +199,92 @@ fn it_profiles_five_workers_over_http_and_names_the_file_to_open() {
 }
 
 #[test]
+fn it_shows_a_person_workers_stages_and_the_file_to_open() {
+    let root = tempfile::tempdir().unwrap();
+    let mut demo = Demo::start(root.path(), &["--requests", "2"]);
+    let out = std::io::read_to_string(demo.0.stdout.take().unwrap()).unwrap();
+    assert_eq!(demo.wait(), Some(0), "{out}");
+
+    let row = |cells: &str| {
+        let cells: Vec<_> = cells.split(' ').collect();
+        out.lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|words| words.starts_with(&cells))
+            .unwrap_or_else(|| panic!("{cells:?} begin no line of {out}"))
+    };
+    let head = row("stage role replica rank pid backend state records drops files");
+    let column = |name: &str| head.iter().position(|cell| *cell == name).unwrap();
+    for worker in ["0 thinker 0 0", "0 thinker 0 1", "1 talker 0 0", "2 diffusion 0 0"] {
+        let words = row(worker);
+        assert_eq!(words[column("state")], "complete", "{out}");
+        assert!(words[column("records")].parse::<u64>().unwrap() > 0, "{out}");
+    }
+    assert_eq!(row("2 diffusion 1 0")[column("state")], "complete", "{out}");
+
+    // A part for each stage, in their order: how busy it was, and what took its time.
+    let titles = [
+        "stage 0 thinker: 2 workers, ",
+        "stage 1 talker: 1 worker, ",
+        "stage 2 diffusion: 2 workers, ",
+    ];
+    let mut rest = out.as_str();
+    let mut parts = Vec::new();
+    for title in titles.iter().rev() {
+        let (before, part) = rest.rsplit_once(title).unwrap_or_else(|| panic!("{title}: {out}"));
+        parts.push(part);
+        rest = before;
+    }
+    let spans = [["denoise", "diffusion"], ["decode", "talker"], ["decode", "thinker"]];
+    for (part, spans) in parts.into_iter().zip(spans) {
+        let share = |word: &str| -> f64 {
+            let heading = part.lines().next().unwrap();
+            let (_, behind) = heading.split_once(word).unwrap_or_else(|| panic!("{heading}"));
+            behind.split(' ').next().unwrap().parse().unwrap()
+        };
+        let (busy, idle) = (share("busy "), share("idle "));
+        assert!(busy > 0.0 && (busy + idle - 100.0).abs() < 0.2, "{part}");
+        let table = |title: &str| {
+            let mut lines = part.lines().skip_while(|line| !line.trim().starts_with(title));
+            assert!(lines.next().is_some(), "{title}: {part}");
+            lines.take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>()
+        };
+        let table_of_spans = table("Spans");
+        assert!(table_of_spans[0].starts_with("Total (%)  Total Time (us)"), "{part}");
+        for span in spans {
+            let is_told = |line: &&str| line.ends_with(&format!("  {span}"));
+            assert!(table_of_spans.iter().any(is_told), "{span}: {part}");
+        }
+        // A head, a rule and a function at least.
+        assert!(table("Sampled functions").len() > 2, "{part}");
+    }
+
+    let mut lines = out.lines().rev();
+    let open = lines.next().unwrap().strip_prefix("Open ").unwrap();
+    let open = Path::new(open.strip_suffix(" in https://ui.perfetto.dev").unwrap());
+    assert!(open.starts_with(root.path().canonicalize().unwrap()), "{out}");
+    assert!(open.to_str().unwrap().ends_with(".pftrace.gz"), "{out}");
+    assert_eq!(std::fs::read(open).unwrap()[..2], [0x1f, 0x8b]);
+    let more = lines.next().unwrap().strip_prefix("`omniprof summary ").unwrap();
+    let session = Path::new(more.strip_suffix("` shows more.").unwrap());
+    assert!(open.starts_with(session), "{out}");
+    let summary = Command::new(programs::omniprof().unwrap()).arg("summary").arg(session).output();
+    assert!(summary.unwrap().status.success(), "{out}");
+
+    // Five images of two requests: one of them was a batch of four.
+    let entries = std::fs::read_dir(session.join("stage2-diffusion")).unwrap();
+    let mut spools: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    spools.retain(|path| path.extension().is_some_and(|extension| extension == "spool"));
+    assert_eq!(spools.len(), 2, "{spools:?}");
+    let mut made = Recorded::of(&spools).spans;
+    made.retain(|(name, ..)| name == "diffusion");
+    let images = |fields: &Value| fields["images"].as_u64().unwrap();
+    assert_eq!(made.iter().map(|(.., fields)| images(fields)).sum::<u64>(), 5, "{made:?}");
+    let batches: Vec<_> = made.iter().filter(|(.., fields)| images(fields) == 4).collect();
+    let [(_, request, _)] = *batches else { panic!("{made:?}") };
+    assert!(!request.is_empty() && !request.contains(','), "one request's: {made:?}");
+}
+
+#[test]
 fn served_it_answers_to_http_and_ends_in_order_on_ctrl_c() {
     let root = tempfile::tempdir().unwrap();
     let mut demo = Demo::start(root.path(), &["--json", "--serve", "--port", "0"]);
@@ -174,18 +303,25 @@ fn served_it_answers_to_http_and_ends_in_order_on_ctrl_c() {
         .unwrap();
         (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
     };
-    let (status, answer) = curl("/start_profile", Some(r#"{"stages": [2], "max_iterations": 5}"#));
-    assert_eq!(status, 200, "{answer}");
-    let manifest = wait_until("both replicas took five steps", || {
-        let (_, sessions) = curl("/profile/sessions", None);
-        let id = sessions[0]["session"].as_str()?.to_owned();
-        let (_, manifest) = curl(&format!("/profile/sessions/{id}"), None);
-        (manifest["state"] == "complete").then_some(manifest)
-    });
-    let workers = manifest["workers"].as_array().unwrap();
-    assert_eq!(workers.len(), 2, "{manifest}");
-    for worker in workers {
-        assert_eq!(worker["stopped_by"], "schedule", "{worker}");
+    // Where one has ended by itself, the next begins.
+    for iterations in [5, 1] {
+        let body = format!(r#"{{"stages": [2], "max_iterations": {iterations}}}"#);
+        let (status, answer) = curl("/start_profile", Some(&body));
+        assert_eq!(status, 200, "{answer}");
+        let path = format!("/profile/sessions/{}", answer["session"].as_str().unwrap());
+        let manifest = wait_until("both replicas took their steps", || {
+            let (_, manifest) = curl(&path, None);
+            (manifest["state"] == "complete").then_some(manifest)
+        });
+        let workers = manifest["workers"].as_array().unwrap();
+        assert_eq!(workers.len(), 2, "{manifest}");
+        for worker in workers {
+            assert_eq!(worker["stopped_by"], "schedule", "{worker}");
+            let steps = Recorded::of(&[spool_of(&manifest, worker)]).steps;
+            let first = *steps.first().unwrap();
+            let consecutive: Vec<u64> = (first..first + iterations).collect();
+            assert_eq!(steps, consecutive, "exactly so many, and none between them is missing");
+        }
     }
 
     let stages = demo.stages();

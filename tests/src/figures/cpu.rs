@@ -1,4 +1,5 @@
-//! The CPU backend: what sampling costs.
+//! The CPU backend: what sampling costs, in a worker of its own and in the demo, and how long the
+//! demo takes.
 //!
 //! Two processes at once, each with one busy thread, as on a small machine that is fully used; each
 //! records itself into a spool. The cost is the processor time of all threads of the profiler
@@ -44,6 +45,13 @@ pub fn figures() -> Vec<FigureEntry> {
             anchor: "all the profiler's threads in the demo's five workers while exporters follow; \
                      the workers' own work is 100 %",
             run: demo_share,
+        },
+        FigureEntry {
+            name: "demo_time",
+            unit: "s",
+            required: Some(Bound::AtMost(60.0)),
+            anchor: "`omniprof demo` as a user types it, once built: from its start to its last line",
+            run: demo_time,
         },
         FigureEntry {
             name: "sampling_wall_ratio",
@@ -190,6 +198,21 @@ fn demo_share(context: &Context) -> anyhow::Result<Measured> {
         shares.push(profiler_ns / (total_ns - profiler_ns) * 100.0);
     }
     Ok(Measured::median_of(&shares))
+}
+
+/// How long a user waits for the demo.
+fn demo_time(context: &Context) -> anyhow::Result<Measured> {
+    let mut seconds = Vec::new();
+    for _ in 0..LONG_PAIRS {
+        let root = context.fresh_dir("demo")?;
+        let mut command = Command::new(context.omniprof()?);
+        let run = run_child(command.args(["demo", "--dir"]).arg(&root))?;
+        anyhow::ensure!(run.status.success(), "the demo ended with {}", run.status);
+        let told = String::from_utf8_lossy(&run.stdout);
+        anyhow::ensure!(told.contains("\nOpen "), "the demo names no file to open: {told}");
+        seconds.push(run.wall.as_secs_f64());
+    }
+    Ok(Measured::median_of(&seconds))
 }
 
 /// The processor time that a process used from its spool's first counter to its last.
