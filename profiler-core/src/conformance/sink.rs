@@ -128,6 +128,12 @@ impl MemorySink {
         self.lock().lost.get(&kind).copied().unwrap_or_default()
     }
 
+    /// Rows that the producer said were lost, and not of which kind.
+    pub(super) fn lost_of_no_kind(&self) -> u64 {
+        let state = self.lock();
+        state.losses.values().sum::<u64>() - state.lost.values().sum::<u64>()
+    }
+
     /// Groups that were offered, whatever became of them.
     #[must_use]
     pub fn groups(&self) -> u64 {
