@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{arm, builder, connect, eventually, registry_of, spool_file, turn};
+use common::{PATIENCE, arm, builder, connect, eventually, registry_of, spool_file, turn};
 use profiler_core::backend::{
     BackendId, BackendRole, ProfileSession, ProfilerBackend, SessionConfig, SessionSummary,
 };
@@ -93,7 +93,9 @@ fn session(elsewhere: Option<&Path>, pieces: u64, is_stopped: bool) -> (WorkerRe
         registry_of([(BackendRole::Device, Box::new(backend) as Box<dyn ProfilerBackend>)]);
     let (_agent, mut controller, _) = connect(builder().registry(registry));
     let spool = spool_file();
-    let limits = Limits { max_bytes: MAX_BYTES, ..arm(1).limits };
+    // Where the limit does not end it, time does.
+    let max_session_ms = PATIENCE.as_millis() as u64;
+    let limits = Limits { max_bytes: MAX_BYTES, max_session_ms, ..arm(1).limits };
     controller.arm(Arm { limits, ..arm(1) }, Some(&spool.file)).unwrap();
     controller.commit(1).unwrap();
     if is_stopped {
