@@ -13,6 +13,7 @@ use profiler_core::socket_path::SocketPath;
 
 use crate::agent::AgentError;
 use crate::core::Core;
+use crate::credentials;
 use crate::door::panic_text;
 use crate::environment::Environment;
 use crate::fork::NotInherited;
@@ -25,9 +26,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a controller may take to answer a hello.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The user that the kernel names where it has no name in this user namespace.
-const OVERFLOW_USER: u32 = 65_534;
 
 /// Where the controller is met.
 #[derive(Debug)]
@@ -139,7 +137,7 @@ impl Client {
     ) -> Result<(), LinkError> {
         let token = token(&core.environment);
         // Between user namespaces the kernel cannot say who the peer is; then the token does.
-        let is_unknown = link.peer()?.uid == OVERFLOW_USER;
+        let is_unknown = credentials::is_unknown(link.peer()?.uid);
         if !(is_unknown && token.is_some()) {
             link.check_peer().inspect_err(|error| self.note_foreign(error))?;
         }

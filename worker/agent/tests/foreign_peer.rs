@@ -11,6 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{FakeController, PATIENCE, builder, turn};
@@ -139,4 +140,43 @@ fn an_agent_says_nothing_to_another_users_controller_and_goes_on_looking() {
     assert!(common::eventually(|| {
         agent.wait_for_controller(Duration::from_millis(1)) == Ok(true)
     }));
+}
+
+/// Names the folder to the process that the test below starts.
+const FOLDER: &str = "FOREIGN_PEER_FOLDER";
+
+/// The user by whom the kernel also shows those whom a user namespace does not know.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn the_token_is_not_told_to_nobody_where_all_users_are_known() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let agent = builder().socket_dir(PathBuf::from(folder)).connect().unwrap();
+        let refused = agent.wait_for_controller(PATIENCE).unwrap_err();
+        assert_eq!(refused.code, "foreign_controller");
+        return;
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    if !map.trim_end().ends_with("4294967295") {
+        let name = "the_token_is_not_told_to_nobody_where_all_users_are_known";
+        let line = format!("skipped: {name}: this user namespace does not know all users\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    if !has_users() {
+        return;
+    }
+    let folder = shared_folder();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a secret").unwrap();
+    let listener = listen_as(NOBODY, folder.path());
+    let agent = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_token_is_not_told_to_nobody_where_all_users_are_known"])
+        .env("OMNIPROF_TOKEN_FILE", &token)
+        .env(FOLDER, folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&heard(&listener)), "");
+    assert!(agent.wait_with_output().unwrap().status.success());
 }
