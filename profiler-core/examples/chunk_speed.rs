@@ -42,7 +42,7 @@ fn main() {
             let begin = thread_cpu();
             for _ in 0..BURST {
                 if let Some(pool) = CURRENT.get() {
-                    std::hint::black_box(pool.append(1, &[std::hint::black_box(&payload)]));
+                    std::hint::black_box(pool.append(1, std::hint::black_box(&payload), &[]));
                 }
             }
             cpu += thread_cpu() - begin;
