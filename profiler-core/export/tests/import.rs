@@ -2,29 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod import_support;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use profiler_export::capture::{Capture, CaptureOptions};
-use profiler_export::import::{
-    ImportError, ImportReport, device_records, import, is_foreign, raw_traces,
-};
+use profiler_export::import::{ImportError, device_records, import, is_foreign, raw_traces};
 use profiler_export::summary::{Summary, SummaryOptions, summarize};
 use profiler_export::{ExportRequest, TraceFormat};
+
+use import_support::imported;
 
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, text).unwrap();
     path
-}
-
-fn imported(trace: &Path) -> (ImportReport, Summary) {
-    let dir = tempfile::tempdir().unwrap();
-    let spool = dir.path().join("a.spool");
-    let report = import(trace, &spool).unwrap();
-    let mut capture = Capture::open(vec![spool], CaptureOptions::default()).unwrap();
-    (report, summarize(&mut capture, SummaryOptions::default()).unwrap())
 }
 
 /// As PyTorch writes it: arguments in any order, instants after a base that stands behind them.

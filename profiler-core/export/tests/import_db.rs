@@ -2,13 +2,17 @@
 #![cfg(feature = "ascend-db")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod import_support;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use profiler_export::capture::{Capture, CaptureOptions};
-use profiler_export::import::{ImportError, ImportReport, device_records, import, is_foreign};
+use profiler_export::import::{ImportError, device_records, import, is_foreign};
 use profiler_export::summary::{Summary, SummaryOptions, WorkerSummary, summarize};
 use rusqlite::Connection;
+
+use import_support::imported;
 
 /// The tables as msprof documents and makes them.
 const TABLES: &str = "
@@ -86,14 +90,6 @@ fn database(dir: &Path, name: &str, statements: &[&str]) -> PathBuf {
         connection.execute_batch(&text).unwrap();
     }
     path
-}
-
-fn imported(trace: &Path) -> (ImportReport, Summary) {
-    let dir = tempfile::tempdir().unwrap();
-    let spool = dir.path().join("a.spool");
-    let report = import(trace, &spool).unwrap();
-    let mut capture = Capture::open(vec![spool], CaptureOptions::default()).unwrap();
-    (report, summarize(&mut capture, SummaryOptions::default()).unwrap())
 }
 
 fn refused(trace: &Path) -> ImportError {

@@ -6,8 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _};
 
-/// The user that the kernel shows for one whom this user namespace does not know.
-const OVERFLOW_USER: u32 = 65_534;
+use crate::link::OVERFLOW_UID;
 
 /// How many users there are.
 const USERS: u64 = u32::MAX as u64;
@@ -15,7 +14,7 @@ const USERS: u64 = u32::MAX as u64;
 /// Whether the kernel may mean by `user` somebody whom it cannot name in this user namespace. Where
 /// the namespace knows all users, that one is a user as any other.
 pub(crate) fn is_unknown(user: u32) -> bool {
-    if user != OVERFLOW_USER {
+    if user != OVERFLOW_UID {
         return false;
     }
     // A process that cannot read it, as in a container without /proc, may be in any namespace.

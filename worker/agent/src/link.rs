@@ -98,6 +98,9 @@ impl LinkError {
     }
 }
 
+/// The user that the kernel shows for one whom this process's user namespace does not know.
+pub const OVERFLOW_UID: u32 = 65_534;
+
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

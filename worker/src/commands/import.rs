@@ -22,10 +22,7 @@ pub(super) fn run(args: &ImportArgs, out: &Output) -> Result<Exit, CommandError>
 
 /// `a.pt.trace.json.gz` becomes `a.spool`.
 fn beside(trace: &Path) -> PathBuf {
-    let name = trace.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let stem = name.trim_end_matches(".gz").trim_end_matches(".json").trim_end_matches(".db");
-    let stem = stem.trim_end_matches(".trace").trim_end_matches(".pt");
-    trace.with_file_name(format!("{stem}.{}", super::sessions::SPOOL_EXTENSION))
+    trace.with_file_name(format!("{}.{}", import::title(trace), super::sessions::SPOOL_EXTENSION))
 }
 
 fn report_text(report: &ImportReport) -> String {

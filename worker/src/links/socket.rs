@@ -3,13 +3,10 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use profiler_agent::link::{Connection, LinkError, Peer};
+use profiler_agent::link::{Connection, LinkError, OVERFLOW_UID, Peer};
 use profiler_core::control::{FromAgent, ToAgent};
 
 use super::WorkerLink;
-
-/// The user that the kernel shows for one whom this user namespace does not know.
-const OVERFLOW_UID: u32 = 65_534;
 
 /// A link to another process.
 #[derive(Debug)]

@@ -133,7 +133,7 @@ fn try_read(translator: &mut Translator<'_>, table: &Path) -> std::io::Result<()
     Ok(())
 }
 
-/// The lines of a table, cut into fields.
+/// The lines of a table, cut into fields. Readers of libraries take lines of any length.
 struct Lines<R> {
     input: R,
     line: Vec<u8>,

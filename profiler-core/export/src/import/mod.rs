@@ -38,7 +38,7 @@ use self::translate::Translation;
 use self::device::Host;
 
 pub use self::device::{DeviceRecords, RawTrace, device_records, raw_traces};
-pub use self::source::is_foreign;
+pub use self::source::{is_foreign, title};
 
 /// The spool's file system may be slow; nothing is given up before.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);

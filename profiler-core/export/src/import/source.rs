@@ -50,14 +50,16 @@ pub fn is_foreign(path: &Path) -> bool {
     name.ends_with(".json") || name.ends_with(".json.gz") || name.ends_with(".db")
 }
 
+/// What the trace is called, without what tells its format: of a directory its name.
+#[must_use]
+pub fn title(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let name = name.trim_end_matches(".gz").trim_end_matches(".json").trim_end_matches(".db");
+    name.trim_end_matches(".trace").trim_end_matches(".pt").to_owned()
+}
+
 impl Source {
     pub(super) fn find(path: &Path) -> Result<Self, ImportError> {
-        let title = |path: &Path| {
-            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            let name = name.trim_end_matches(".gz").trim_end_matches(".json");
-            let name = name.trim_end_matches(".db");
-            name.trim_end_matches(".trace").trim_end_matches(".pt").to_owned()
-        };
         if !path.is_dir() {
             return Ok(Self { path: path.to_owned(), title: title(path) });
         }
