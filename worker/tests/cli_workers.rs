@@ -5,67 +5,30 @@
 
 mod cli_support;
 mod support;
+mod worker_process;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use cli_support::{Place, Ran, Serving, until};
 use profiler_agent::Agent;
 use profiler_core::control::{Arm, WorkerError};
-use profiler_core::schedule::StepSource;
 use serde_json::{Value, json};
 use support::{Asked, Behaviour, FakeWorker, OnArm};
+use worker_process::{Process, itself, work};
 
-/// The rank of a child process of this test binary.
+/// The rank of a worker process of this test binary.
 const RANK: &str = "OMNIPROF_TEST_RANK";
 
-/// A worker in a process of its own.
-struct Worker(Child);
-
-impl Worker {
-    fn start(rank: u32, socket_dir: &Path) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "part", "--nocapture"])
-            .env(RANK, rank.to_string())
-            .env("OMNIPROF_SOCKET", socket_dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    /// As SIGKILL ends it.
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+fn worker(rank: u32, socket_dir: &Path) -> Process {
+    let mut command = itself("a_worker");
+    Process::start(command.env(RANK, rank.to_string()).env("OMNIPROF_SOCKET", socket_dir))
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Not a test by itself: what the child processes are.
+/// Not a test by itself: what the worker processes are.
 #[test]
-fn part() {
+fn a_worker() {
     let Ok(rank) = std::env::var(RANK) else { return };
-    let agent = Agent::builder()
-        .stage(0)
-        .role("thinker")
-        .replica(0)
-        .rank(rank.parse().unwrap())
-        .step_source(StepSource::Api)
-        .connect()
-        .unwrap();
-    loop {
-        agent.step();
-        drop(profiler_agent::span("tick").enter());
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    work(rank.parse().unwrap(), Agent::step);
 }
 
 /// A server and what is said to it.
@@ -84,15 +47,7 @@ impl Bench {
     /// Without the variable by which other tests ask for no free room on the disk.
     fn start_with_default_limits() -> Self {
         let place = Place::new();
-        let mut command = Command::new("/usr/bin/env");
-        command
-            .args(["-u", "OMNIPROF_MIN_FREE_PERCENT", env!("CARGO_BIN_EXE_omniprof")])
-            .args(["serve", "--listen", "127.0.0.1:0", "--json"])
-            .current_dir(place.path())
-            .env_clear()
-            .env("TMPDIR", place.path())
-            .stdin(Stdio::null());
-        let serving = Serving::of(command);
+        let serving = Serving::of(place.command(&["serve", "--listen", "127.0.0.1:0", "--json"]));
         Self { place, serving }
     }
 
@@ -130,8 +85,8 @@ fn has_row(ran: &Ran, cells: &[&str]) {
 fn a_stop_after_a_worker_was_killed_tells_it_and_exits_with_4() {
     let bench = Bench::start(&[]);
     let dir = bench.serving.socket_dir(&bench.place);
-    let lives = Worker::start(0, &dir);
-    let mut dies = Worker::start(1, &dir);
+    let lives = worker(0, &dir);
+    let mut dies = worker(1, &dir);
     bench.wait_for_workers(2);
     let session = bench.run(&["start", "--backend", "cpu", "--json"]).json(0)["session"].clone();
     until("both record", || {

@@ -2,19 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
+mod worker_process;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use profiler_agent::Agent;
 use profiler_core::record::{RecordKind, Row as _, Span, Window};
-use profiler_core::schedule::StepSource;
 use profiler_worker::Controller;
 use profiler_worker::controller::{BuildError, StopRequest, recover};
 use profiler_worker::manifest::{FileState, LineState, SessionState};
 use profiler_worker::start_request::StartRequest;
 
 use support::{Bench, DEADLINE, wait_for};
+use worker_process::{Process, itself, work};
 
 /// What a child process of this test binary shall be: `worker <rank>` or `controller`.
 const PART: &str = "OMNIPROF_TEST_PART";
@@ -23,46 +23,13 @@ const EXPORTER: &str = "OMNIPROF_TEST_EXPORTER";
 /// The root of the controller.
 const ROOT: &str = "OMNIPROF_TEST_ROOT";
 
-/// A process of a part, killed when it is dropped.
-struct Part(Child);
-
-impl Part {
-    fn start(part: &str, root: &Path, socket_dir: Option<&Path>) -> Self {
-        Self::start_with(part, root, socket_dir, None)
+/// A process of a part.
+fn start(part: &str, root: &Path, socket_dir: Option<&Path>) -> Process {
+    let mut command = itself("part");
+    if let Some(dir) = socket_dir {
+        command.env("OMNIPROF_SOCKET", dir);
     }
-
-    fn start_with(
-        part: &str,
-        root: &Path,
-        socket_dir: Option<&Path>,
-        exporter: Option<&Path>,
-    ) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "part", "--nocapture"])
-            .env(PART, part)
-            .env(ROOT, root)
-            .stdout(Stdio::null())
-            .stdin(Stdio::null());
-        if let Some(dir) = socket_dir {
-            command.env("OMNIPROF_SOCKET", dir);
-        }
-        if let Some(exporter) = exporter {
-            command.env(EXPORTER, exporter);
-        }
-        Self(command.spawn().unwrap())
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.kill();
-    }
+    Process::start(command.env(PART, part).env(ROOT, root))
 }
 
 /// Not a test by itself: what the child processes are.
@@ -71,25 +38,8 @@ fn part() {
     let Ok(part) = std::env::var(PART) else { return };
     let root = PathBuf::from(std::env::var_os(ROOT).unwrap());
     match part.split_once(' ') {
-        Some(("worker", rank)) => worker(rank.parse().unwrap()),
+        Some(("worker", rank)) => work(rank.parse().unwrap(), Agent::step),
         _ => controller(&root),
-    }
-}
-
-/// Records a marker each millisecond until it is killed.
-fn worker(rank: u32) {
-    let agent = Agent::builder()
-        .stage(0)
-        .role("thinker")
-        .replica(0)
-        .rank(rank)
-        .step_source(StepSource::Api)
-        .connect()
-        .unwrap();
-    loop {
-        agent.step();
-        drop(profiler_agent::span("tick").enter());
-        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
@@ -136,8 +86,8 @@ fn a_worker_killed_while_it_records_leaves_its_spool() {
     let bench = Bench::new();
     let controller = bench.patient();
     let dir = controller.socket_dir().unwrap();
-    let _lives = Part::start("worker 0", &bench.root(), Some(&dir));
-    let mut dies = Part::start("worker 1", &bench.root(), Some(&dir));
+    let _lives = start("worker 0", &bench.root(), Some(&dir));
+    let mut dies = start("worker 1", &bench.root(), Some(&dir));
     assert!(controller.wait_for_workers(2, DEADLINE));
     let answer = controller.start(&StartRequest::default()).unwrap();
     let spool = bench.root().join(&answer.session).join("stage0-thinker");
@@ -174,11 +124,10 @@ fn the_next_controller_adopts_what_a_killed_one_left() {
     let bench = Bench::new();
     let root = bench.root();
     std::fs::create_dir(&root).unwrap();
-    let mut first = Part::start("controller", &root, None);
+    let mut first = start("controller", &root, None);
     wait_for("the socket", || root.join("socket-dir").exists());
     let dir = PathBuf::from(std::fs::read_to_string(root.join("socket-dir")).unwrap());
-    let _workers =
-        [Part::start("worker 0", &root, Some(&dir)), Part::start("worker 1", &root, Some(&dir))];
+    let _workers = [start("worker 0", &root, Some(&dir)), start("worker 1", &root, Some(&dir))];
     wait_for("the start", || root.join("started").exists());
     let session = std::fs::read_to_string(root.join("started")).unwrap();
 
@@ -212,11 +161,10 @@ fn what_everybody_left_is_recovered_from_the_spools() {
     let bench = Bench::new();
     let root = bench.root();
     std::fs::create_dir(&root).unwrap();
-    let mut first = Part::start("controller", &root, None);
+    let mut first = start("controller", &root, None);
     wait_for("the socket", || root.join("socket-dir").exists());
     let dir = PathBuf::from(std::fs::read_to_string(root.join("socket-dir")).unwrap());
-    let mut workers =
-        [Part::start("worker 0", &root, Some(&dir)), Part::start("worker 1", &root, Some(&dir))];
+    let mut workers = [start("worker 0", &root, Some(&dir)), start("worker 1", &root, Some(&dir))];
     wait_for("the start", || root.join("started").exists());
     let session = std::fs::read_to_string(root.join("started")).unwrap();
     let spools = root.join(&session).join("stage0-thinker");
@@ -251,11 +199,12 @@ fn exports_die_with_their_controller() {
     std::fs::create_dir(&pids).unwrap();
     let body = format!("touch {}/$$; exec sleep 1000", pids.display());
     let exporter = bench.exporter(&body);
-    let mut first = Part::start_with("controller", &root, None, Some(&exporter));
+    let mut first = Process::start(
+        itself("part").env(PART, "controller").env(ROOT, &root).env(EXPORTER, &exporter),
+    );
     wait_for("the socket", || root.join("socket-dir").exists());
     let dir = PathBuf::from(std::fs::read_to_string(root.join("socket-dir")).unwrap());
-    let _workers =
-        [Part::start("worker 0", &root, Some(&dir)), Part::start("worker 1", &root, Some(&dir))];
+    let _workers = [start("worker 0", &root, Some(&dir)), start("worker 1", &root, Some(&dir))];
     let children = || -> Vec<String> {
         let entries = std::fs::read_dir(&pids).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

@@ -3,72 +3,42 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
+mod worker_process;
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use profiler_agent::Agent;
 use profiler_core::record::{Row as _, Span};
-use profiler_core::schedule::StepSource;
 use profiler_core::spool::SpoolReader;
 use profiler_worker::controller::StopRequest;
 use profiler_worker::manifest::{LineState, Manifest, WorkerLine};
 use profiler_worker::start_request::StartRequest;
 
 use support::{Behaviour, Bench, DEADLINE, join, skipped, wait_for};
+use worker_process::{Process, arguments, itself, work};
 
 /// The rank of a worker process of this test binary.
 const RANK: &str = "OMNIPROF_TEST_RANK";
 /// The file whose coming tells a worker to exec itself.
 const EXEC: &str = "OMNIPROF_TEST_EXEC";
 
-/// A worker process, killed when it is dropped. It may have others above it.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-fn arguments() -> [&'static str; 3] {
-    ["--exact", "a_worker", "--nocapture"]
-}
-
 fn start(command: &mut Command, rank: u32, socket_dir: &Path) -> Process {
-    command
-        .env(RANK, rank.to_string())
-        .env("OMNIPROF_SOCKET", socket_dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    Process(command.spawn().unwrap())
+    Process::start(command.env(RANK, rank.to_string()).env("OMNIPROF_SOCKET", socket_dir))
 }
 
 /// Not a test by itself: what the worker processes are.
 #[test]
 fn a_worker() {
     let Ok(rank) = std::env::var(RANK) else { return };
-    let _agent = Agent::builder()
-        .stage(0)
-        .role("thinker")
-        .replica(0)
-        .rank(rank.parse().unwrap())
-        .step_source(StepSource::Api)
-        .connect()
-        .unwrap();
     let exec = std::env::var_os(EXEC).map(PathBuf::from);
-    loop {
-        drop(profiler_agent::span("tick").enter());
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    work(rank.parse().unwrap(), |_agent| {
         if exec.as_ref().is_some_and(|word| word.exists()) {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            let error = command.args(arguments()).env_remove(EXEC).exec();
+            let error = itself("a_worker").env_remove(EXEC).exec();
             panic!("the exec failed: {error}");
         }
-    }
+    });
 }
 
 /// The spool of a line, as a path below the root.
@@ -101,14 +71,9 @@ fn a_worker_that_execs_itself_while_it_records_is_two_workers() {
     let controller = bench.patient();
     let dir = controller.socket_dir().unwrap();
     let word = bench.dir.path().join("exec");
-    let itself = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(arguments());
-        command
-    };
-    let process = start(itself().env(EXEC, &word), 0, &dir);
+    let process = start(itself("a_worker").env(EXEC, &word), 0, &dir);
     // A session whose only worker has ended is over; this one goes on.
-    let _stays = start(&mut itself(), 1, &dir);
+    let _stays = start(&mut itself("a_worker"), 1, &dir);
     assert!(controller.wait_for_workers(2, DEADLINE));
     let key = || {
         let workers = controller.status().workers;
@@ -166,7 +131,7 @@ fn two_containers_with_equal_host_name_and_pid_share_no_file() {
     let in_container = || {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]);
-        command.arg(std::env::current_exe().unwrap()).args(arguments());
+        command.arg(std::env::current_exe().unwrap()).args(arguments("a_worker"));
         start(&mut command, 0, &dir)
     };
     let _processes = [in_container(), in_container()];

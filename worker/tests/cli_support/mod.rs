@@ -128,18 +128,14 @@ impl Serving {
         let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--json"];
         all.extend(words);
         let mut command = place.command(&all);
-        command.envs(variables.iter().copied());
+        // How full the disk is, is not what these tests ask.
+        command.env("OMNIPROF_MIN_FREE_PERCENT", "0").envs(variables.iter().copied());
         Self::of(command)
     }
 
     /// Starts that command for a server that speaks JSON.
     pub(crate) fn of(mut command: Command) -> Self {
-        let mut child = command
-            // How full the disk is, is not what these tests ask.
-            .env("OMNIPROF_MIN_FREE_PERCENT", "0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"));

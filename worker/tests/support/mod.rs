@@ -27,9 +27,15 @@ use profiler_core::sink::{Batch, StreamInfo};
 use profiler_core::spool::{SpoolHeader, SpoolOptions, SpoolWriter};
 use profiler_worker::Controller;
 use profiler_worker::controller::ControllerBuilder;
+use profiler_worker::start_request::StartRequest;
 
 /// How long anything may take in a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The body of a start.
+pub(crate) fn body(json: &str) -> StartRequest {
+    StartRequest::parse(json.as_bytes()).unwrap()
+}
 
 /// How a worker behaves.
 #[derive(Clone, Debug)]
