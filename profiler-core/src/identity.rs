@@ -69,6 +69,14 @@ impl WorkerIdentity {
         Ok(worker)
     }
 
+    /// Whether both are of one process: a program that embeds an agent, say, and an agent elsewhere
+    /// that looks at it.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        let process = |of: &Self| (of.boot_id.clone(), of.pid_namespace, of.pid, of.start_ticks);
+        process(self) == process(other)
+    }
+
     fn of_directory(name: &str, pid: u32) -> Self {
         let proc = Path::new("/proc").join(name);
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use profiler_agent::link::{Connection, LinkError};
 use profiler_core::control::{FromAgent, ToAgent};
+use profiler_core::inject_env::JOINED_BY_LOOKING;
 use profiler_worker::links::WorkerLink;
+use profiler_worker::start_request::StartRequest;
 
 use support::{Asked, Behaviour, Bench, FakeWorker, OnArm, body, join, wait_for};
 
@@ -35,6 +37,27 @@ fn a_worker_that_comes_late_is_taken_in_where_it_fits() {
     assert_eq!(begins[0], answer.t0.monotonic_ns);
     assert!(begins[1] > begins[0], "nothing was recorded before it was ready: {begins:?}");
     assert!(late[1].asked.try_recv().is_err(), "another stage was not asked for");
+}
+
+/// Whoever looks at a process learns a moment later that it has joined from within.
+#[test]
+fn a_process_that_joined_from_within_is_not_looked_at_from_outside_too() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let within = Behaviour::new(0, "thinker", 0, 0);
+    let mut outside = Behaviour::new(0, "thinker", 0, 0);
+    outside.joined_by = JOINED_BY_LOOKING;
+    outside.identity.start_ticks = within.identity.start_ticks;
+    let mut another = Behaviour::new(1, "talker", 0, 0);
+    another.joined_by = JOINED_BY_LOOKING;
+    let workers = join(&controller, vec![outside, within, another]);
+    controller.start(&StartRequest::default()).unwrap();
+    assert!(matches!(workers[1].next_asked(), Asked::Arm(_)));
+    assert!(matches!(workers[2].next_asked(), Asked::Arm(_)), "nobody is within that one");
+    let manifest = controller.stop_profile().unwrap();
+    let lines: Vec<_> = manifest.workers.iter().map(|line| line.stage).collect();
+    assert_eq!(lines, [Some(0), Some(1)]);
+    assert!(workers[0].asked.try_recv().is_err(), "the one within was enough");
 }
 
 /// A link of which the kernel does not say who is at its other end.

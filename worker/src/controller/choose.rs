@@ -103,7 +103,11 @@ impl Inner {
 
 /// The keys of the workers that the request selects.
 fn select(state: &State, request: &StartRequest, socket: &str) -> Result<Vec<String>, StartError> {
-    let workers: Vec<&WorkerIdentity> = state.joined().map(|worker| &worker.identity).collect();
+    let workers: Vec<&WorkerIdentity> = state
+        .joined()
+        .filter(|worker| !state.is_superseded(worker))
+        .map(|worker| &worker.identity)
+        .collect();
     if workers.is_empty() {
         return Err(StartError::NoWorkers { socket: socket.to_owned() });
     }

@@ -80,8 +80,8 @@ impl Inner {
             return None;
         }
         let known = session.runs.iter().any(|run| run.key() == key);
-        if known || session.state() != SessionState::Recording || !request.selects(&worker.identity)
-        {
+        let is_asked = request.selects(&worker.identity) && !state.is_superseded(worker);
+        if known || session.state() != SessionState::Recording || !is_asked {
             return None;
         }
         let plan = self.plan(request, worker);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use profiler_core::clock::ClockSource;
 use profiler_core::control::{BackendProbe, CalledWorker, Outcome, SessionStatus};
 use profiler_core::identity::WorkerIdentity;
+use profiler_core::inject_env::JOINED_BY_LOOKING;
 use profiler_core::process_facts::ProcessFacts;
 use profiler_core::registry::RefusedPlugin;
 use profiler_core::schedule::StepSource;
@@ -186,6 +187,15 @@ impl State {
     pub(super) fn joined(&self) -> impl Iterator<Item = &Worker> {
         let is_worker = |(key, _): &(&String, &Worker)| self.host.as_ref() != Some(*key);
         self.workers.iter().filter(is_worker).map(|(_, worker)| worker)
+    }
+
+    /// Whether a process that is looked at from outside has joined from within as well: whoever
+    /// looks at it may not have seen that yet.
+    pub(super) fn is_superseded(&self, worker: &Worker) -> bool {
+        let is_outside = |worker: &Worker| worker.joined_by == JOINED_BY_LOOKING;
+        let is_within =
+            |other: &Worker| !is_outside(other) && other.identity.is_same_process(&worker.identity);
+        is_outside(worker) && self.joined().any(is_within)
     }
 
     /// The session that occupies the workers; one whose workers are all done occupies none.

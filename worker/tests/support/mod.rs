@@ -83,7 +83,9 @@ pub(crate) fn identity(stage: u32, role: &str, replica: u32, rank: u32) -> Worke
     let mut identity =
         WorkerIdentity::of_this_process(Some(stage), Some(role), Some(replica), Some(rank));
     // Several workers of one process stand for several processes.
-    identity.key = format!("key{:07}", NEXT_KEY.fetch_add(1, Ordering::Relaxed));
+    let number = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
+    identity.key = format!("key{number:07}");
+    identity.start_ticks += number;
     identity
 }
 
