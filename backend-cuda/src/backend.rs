@@ -14,6 +14,7 @@ use profiler_core::probe::{DeviceInfo, ProbeReport};
 use profiler_core::sink::RecordSink;
 
 use crate::cupti::library::Cupti;
+use crate::driver::Driver;
 use crate::machine::{Machine, VISIBLE_DEVICES};
 use crate::session::CudaSession;
 
@@ -26,6 +27,8 @@ const ROOT_VARIABLE: &str = "OMNIPROF_CUDA_ROOT";
 
 /// How long CUPTI stays attached without a session, where nobody says.
 const DETACH_AFTER: Duration = Duration::from_secs(60);
+/// Free memory of a device that a start wants to find, unless told otherwise.
+const MIN_FREE_BYTES: u64 = 64 << 20;
 
 /// Records NVIDIA devices.
 #[derive(Debug)]
@@ -154,6 +157,8 @@ pub(crate) struct Options {
     pub(crate) attach_at_once: bool,
     /// How long CUPTI stays attached without a session; `None` = until the process ends.
     pub(crate) detach_after: Option<Duration>,
+    /// A start is refused where a device in use has less free memory than this.
+    min_free_bytes: u64,
 }
 
 impl Options {
@@ -162,6 +167,7 @@ impl Options {
             libcupti: variable(LIBRARY_VARIABLE).map(PathBuf::from),
             attach_at_once: false,
             detach_after: Some(DETACH_AFTER),
+            min_free_bytes: MIN_FREE_BYTES,
         };
         for (name, value) in config.options.iter().filter(|(name, _)| name.starts_with("cuda.")) {
             let wrong = |reason: &str| BackendError::InvalidConfig {
@@ -185,14 +191,41 @@ impl Options {
                         _ => return Err(wrong("it is a number of ms or `off`")),
                     };
                 }
+                "cuda.min_free_bytes" => {
+                    let bytes = value.as_u64().ok_or_else(|| wrong("it is a number of bytes"))?;
+                    options.min_free_bytes = bytes;
+                }
                 _ => {
                     return Err(wrong(
-                        "the CUDA backend has `cuda.libcupti`, `cuda.attach` and \
-                         `cuda.detach_after_ms`",
+                        "the CUDA backend has `cuda.libcupti`, `cuda.attach`, \
+                         `cuda.detach_after_ms` and `cuda.min_free_bytes`",
                     ));
                 }
             }
         }
         Ok(options)
     }
+
+    /// A program must not run out of the device's memory because it is recorded: CUPTI takes 15 to
+    /// 20 MB for its buffers.
+    pub(crate) fn check_free_memory(&self) -> Result<(), BackendError> {
+        let free = Driver::loaded().and_then(|driver| driver.least_free_bytes());
+        match free {
+            Some(free) if free < self.min_free_bytes => Err(BackendError::Unavailable {
+                code: "out_of_device_memory".to_owned(),
+                message: format!(
+                    "the device has {:.1} MiB of free memory, of which CUPTI would take some 20 \
+                     for its buffers: below {:.1} MiB nothing is started, so that the program does \
+                     not run out of it; leave more free, or set `cuda.min_free_bytes` lower",
+                    mib(free),
+                    mib(self.min_free_bytes)
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

@@ -9,6 +9,7 @@
 mod backend;
 mod cupti;
 mod decode;
+mod driver;
 mod kineto;
 mod machine;
 mod nvml;

@@ -110,6 +110,11 @@ impl Lease {
         Ok(Self { detach_after, attached: None })
     }
 
+    /// Whether CUPTI is attached since an earlier session.
+    pub(crate) fn finds_residue() -> bool {
+        PLACE.lock().driver == Some(DriverState::Residue)
+    }
+
     /// CUPTI is about to be used.
     pub(crate) fn attach(&mut self, cupti: &Arc<Cupti>) {
         self.attached = Some(Arc::clone(cupti));

@@ -10,7 +10,7 @@ use profiler_core::sink::{LogLevel, RecordSink};
 
 use crate::backend::{Libraries, Options};
 use crate::cupti::capture::{Capture, Target};
-use crate::cupti::library::driver_is_loaded;
+use crate::driver::Driver;
 use crate::place::Lease;
 
 /// A session of the CUDA backend.
@@ -67,7 +67,7 @@ impl CudaSession {
     /// Whether CUPTI can be loaded: before the driver is there, the process may yet load a
     /// libcupti of its own, beside which a second one would not work.
     fn is_due(&self) -> bool {
-        self.options.attach_at_once || driver_is_loaded()
+        self.options.attach_at_once || Driver::loaded().is_some()
     }
 
     fn is_astray(&self) -> bool {
@@ -75,6 +75,10 @@ impl CudaSession {
     }
 
     fn begin(&self, mut lease: Lease) -> Result<State, BackendError> {
+        // What CUPTI took for an earlier session it still has.
+        if !Lease::finds_residue() {
+            self.options.check_free_memory()?;
+        }
         let cupti = self.libraries.cupti(self.options.libcupti.as_deref())?;
         let capture = self.target.begin(&cupti, &mut lease)?;
         Ok(State::Recording(capture, lease))

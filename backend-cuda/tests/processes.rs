@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,6 +113,73 @@ fn a_session_records_from_the_moment_at_which_the_driver_comes() {
     assert_eq!(sink.facts().get("cuda.attach").map(String::as_str), Some("late, with the driver"));
     let found = sink.facts().get("cuda.libcupti").cloned().unwrap_or_default();
     assert!(found.contains(&fake.path.display().to_string()), "{found}");
+}
+
+/// A driver of two devices, of which this process has used the second. Contexts are counted.
+const DRIVER: &str = "\
+#include <stdlib.h>
+#include <stddef.h>
+static int retained, pushed;
+int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
+    *flags = 0; *active = device == 1; return 0;
+}
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    if (device != 1) abort();
+    retained++; *context = &retained; return 0;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) { retained--; return 0; }
+int cuCtxPushCurrent_v2(void *context) { if (context != &retained) abort(); pushed++; return 0; }
+int cuCtxPopCurrent_v2(void **context) { pushed--; *context = &retained; return 0; }
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+    if (retained != 1 || pushed != 1) abort();
+    *free = strtoul(getenv(\"FREE\"), NULL, 10); *total = 1 << 30; return 0;
+}
+int fake_held(void) { return retained + pushed; }
+";
+
+/// The program's next allocation must not fail because of a capture.
+#[test]
+fn a_device_without_free_memory_is_not_attached_to() {
+    const NAME: &str = "a_device_without_free_memory_is_not_attached_to";
+    const MIB: u64 = 1 << 20;
+    if !is_child(NAME) {
+        for free in [10 * MIB, 64 * MIB] {
+            let status = wait_for(&mut child(NAME, &[("FREE", &free.to_string())]), LIMIT);
+            assert_eq!(status.code(), Some(0), "{free}: {status}");
+        }
+        return;
+    }
+    let path = compile("libcuda.so.1", DRIVER);
+    // SAFETY: our own library, which has no initialisers.
+    let loaded = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
+    let driver = loaded.expect("the driver loads");
+    let fake = fake();
+    let is_full = std::env::var("FREE").expect("a number") == (10 * MIB).to_string();
+    let mut config = SessionConfig::default();
+    if is_full {
+        let sink = sink() as Arc<dyn RecordSink>;
+        let mut session = CudaBackend::new()
+            .open(&config, sink, Arc::new(SystemClock::new()))
+            .expect("opens without a look at the memory");
+        let error = session.start().expect_err("there is no room");
+        assert_eq!(error.code(), "out_of_device_memory", "{error}");
+        assert!(error.to_string().contains("10.0 MiB"), "{error}");
+        assert_eq!(fake.enabled(), 0, "CUPTI was used");
+        config.options.insert("cuda.min_free_bytes".to_owned(), (10 * MIB).into());
+    }
+    // Afterwards CUPTI has its buffers, and no start takes more.
+    for config in [config, SessionConfig::default()] {
+        let sink = sink();
+        let mut session = open(&sink, &config);
+        session.start().expect("there is room");
+        fake.launch(c"kernel", 10, 1, 1);
+        session.stop(DRAIN).expect("stops");
+        assert_eq!(sink.rows(Kernel::KIND), 10);
+    }
+    // SAFETY: the library above gives the symbol this type.
+    let held = unsafe { driver.get::<extern "C" fn() -> c_int>(c"fake_held") };
+    assert_eq!(held.expect("the symbol")(), 0, "a context is kept");
 }
 
 fn refusal_of(library: &Path) -> (String, String) {

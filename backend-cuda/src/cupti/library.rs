@@ -445,14 +445,6 @@ impl Cupti {
 
 extern "C" fn ignore(_data: *mut c_void, _domain: u32, _id: u32, _info: *const c_void) {}
 
-/// Whether the process has loaded the CUDA driver.
-pub(crate) fn driver_is_loaded() -> bool {
-    let name = Path::new("libcuda.so.1");
-    // SAFETY: loads nothing: only a library that is loaded already is found.
-    let found = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL | libc::RTLD_NOLOAD) };
-    found.is_ok()
-}
-
 fn open_candidate(candidate: &Candidate) -> Option<(Library, String)> {
     let open = |path: &Path, flags: c_int| {
         // SAFETY: loading runs the library's initialisers; libcupti's do no more than register
