@@ -1,7 +1,7 @@
 //! A capture of the workload, and what it cost.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -25,6 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(300);
 pub(super) struct Recorder {
     pub(super) controller: Controller,
     pub(super) worker: Process,
+    activities: Vec<Activity>,
     formats: Vec<TraceFormat>,
 }
 
@@ -32,6 +33,8 @@ pub(super) struct Recorder {
 pub(super) struct Settings {
     /// Whether the exporter follows while the worker records.
     pub(super) follow: bool,
+    /// What is recorded.
+    pub(super) activities: Vec<Activity>,
     /// What is exported.
     pub(super) formats: Vec<TraceFormat>,
     /// How long the backend waits without a session before it detaches; `None` = its default.
@@ -40,13 +43,27 @@ pub(super) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { follow: true, formats: vec![TraceFormat::PftraceGz], detach_after_ms: None }
+        Self {
+            follow: true,
+            activities: vec![Activity::Gpu],
+            formats: vec![TraceFormat::PftraceGz],
+            detach_after_ms: None,
+        }
     }
 }
 
 impl Recorder {
     /// Starts both; the worker has its context and has launched before.
     pub(super) fn start(context: &Context, settings: Settings) -> anyhow::Result<Self> {
+        Self::of(context, settings, |dir| Process::start(context, Some(dir)))
+    }
+
+    /// The same, with a worker that is started with the folder of the controller's socket.
+    pub(super) fn of(
+        context: &Context,
+        settings: Settings,
+        start: impl FnOnce(&Path) -> anyhow::Result<Process>,
+    ) -> anyhow::Result<Self> {
         let controller = Controller::builder()
             .root(context.fresh_dir("cuda")?)
             .exporter(context.omniprof()?)
@@ -60,17 +77,17 @@ impl Recorder {
             })
             .build()?;
         let dir = controller.socket_dir().context("the controller does not listen")?;
-        let mut worker = Process::start(context, Some(&dir))?;
+        let mut worker = start(&dir)?;
         worker.ask("run launch 10000 1")?;
         anyhow::ensure!(controller.wait_for_workers(1, DEADLINE), "the worker does not join");
-        Ok(Self { controller, worker, formats: settings.formats })
+        Ok(Self { controller, worker, activities: settings.activities, formats: settings.formats })
     }
 
-    /// Starts a capture of the device alone; returns how long that took.
+    /// Starts a capture; returns how long that took.
     pub(super) fn record(&self) -> anyhow::Result<Duration> {
         let begin = Instant::now();
         self.controller.start(&StartRequest {
-            activities: Some(vec![Activity::Gpu]),
+            activities: Some(self.activities.clone()),
             formats: Some(self.formats.clone()),
             ..StartRequest::default()
         })?;

@@ -6,6 +6,7 @@
 
 mod after;
 mod capture;
+mod joined;
 mod latency;
 mod loops;
 mod million;
@@ -29,6 +30,7 @@ pub fn figures() -> Vec<FigureEntry> {
     figures.extend(loops::figures());
     figures.extend(latency::figures());
     figures.extend(after::figures());
+    figures.extend(joined::figures());
     figures.extend(traces::figures());
     figures.extend(million::long_figures());
     figures.extend(peers::figures());

@@ -2,8 +2,9 @@
 
     other_profiler.py LIBCUDA_WORKLOAD
 
-Reads commands, a line each, and answers each by a line of JSON. `torch start`, `torch stop`,
-`torch export FILE`, `torch use N` (N operators on a small tensor) and `proton start NAME`,
+Reads commands, a line each, and answers each by a line of JSON. `torch start [cpu]` (the device,
+operators too), `torch stop`, `torch export FILE`, `torch use N` (N operators on a small tensor),
+`torch steps N` (N passes of a small transformer, bound by its launches) and `proton start NAME`,
 `proton stop` are done here, all others by the library.
 """
 
@@ -20,6 +21,7 @@ room = ctypes.create_string_buffer(1 << 16)
 profiler = None
 session = None
 tensor = None
+transformer = None
 
 
 def timed(what):
@@ -35,7 +37,10 @@ def torch_command(words):
     if tensor is None:
         tensor = torch.zeros(256, device="cuda")
     if words[0] == "start":
-        profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        if words[1:] == ["cpu"]:
+            activities.append(torch.profiler.ProfilerActivity.CPU)
+        profiler = torch.profiler.profile(activities=activities)
         return timed(profiler.start)
     if words[0] == "stop":
         return timed(profiler.stop)
@@ -43,11 +48,30 @@ def torch_command(words):
         answer = timed(lambda: profiler.export_chrome_trace(words[1]))
         return answer | {"bytes": os.path.getsize(words[1])}
     if words[0] == "use":
-        for _ in range(int(words[1])):
-            tensor.add_(1.0)
-        torch.cuda.synchronize()
-        return {"version": torch.__version__}
+        def use():
+            for _ in range(int(words[1])):
+                tensor.add_(1.0)
+            torch.cuda.synchronize()
+
+        return timed(use) | {"kernels": int(words[1]), "version": torch.__version__}
+    if words[0] == "steps":
+        steps = int(words[1])
+        return timed(lambda: passes(torch, steps)) | {"kernels": steps}
     raise ValueError(f"torch {words}")
+
+
+def passes(torch, steps):
+    global transformer
+    if transformer is None:
+        torch.manual_seed(0)
+        layer = torch.nn.TransformerEncoderLayer(256, 4, 512, batch_first=True, norm_first=True)
+        transformer = torch.nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+        # In training mode its layers are single operators, not one fused call.
+        transformer = transformer.cuda().train().requires_grad_(False)
+    x = torch.ones(4, 16, 256, device="cuda")
+    for _ in range(steps):
+        transformer(x)
+    torch.cuda.synchronize()
 
 
 def proton_command(words):

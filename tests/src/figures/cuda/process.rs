@@ -32,15 +32,24 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// The workload, which knows nothing of us, with the file that joins it as it opens the device.
+    pub(super) fn injected(context: &Context, socket_dir: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(workload(context)?);
+        command.env("CUDA_INJECTION64_PATH", injected_file(context)?);
+        command.env("OMNIPROF_SOCKET", socket_dir);
+        Self::spawn(command)
+    }
+
     /// The workload's loops in a Python process that has another profiler.
     pub(super) fn with_other_profiler(context: &Context) -> anyhow::Result<Self> {
-        let library = context.bin_dir().join("libcuda_workload.so");
-        anyhow::ensure!(library.is_file(), "{} is missing", library.display());
-        let script = context.fresh_dir("python")?.join("other_profiler.py");
-        std::fs::write(&script, PYTHON)?;
-        let python = std::env::var_os(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into());
-        let mut command = Command::new(PathBuf::from(python));
-        command.arg(script).arg(library);
+        Self::spawn(python(context)?)
+    }
+
+    /// The same Python process, joined by the file as it starts.
+    pub(super) fn injected_python(context: &Context, socket_dir: &Path) -> anyhow::Result<Self> {
+        let mut command = python(context)?;
+        command.env("LD_PRELOAD", injected_file(context)?);
+        command.env("OMNIPROF_SOCKET", socket_dir);
         Self::spawn(command)
     }
 
@@ -100,6 +109,28 @@ impl Process {
         self.child.wait()?;
         Ok(())
     }
+}
+
+/// Python with the workload's loops and with other profilers.
+fn python(context: &Context) -> anyhow::Result<Command> {
+    let library = context.bin_dir().join("libcuda_workload.so");
+    anyhow::ensure!(library.is_file(), "{} is missing", library.display());
+    let script = context.fresh_dir("python")?.join("other_profiler.py");
+    std::fs::write(&script, PYTHON)?;
+    let python = std::env::var_os(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into());
+    let mut command = Command::new(PathBuf::from(python));
+    command.arg(script).arg(library);
+    Ok(command)
+}
+
+fn injected_file(context: &Context) -> anyhow::Result<PathBuf> {
+    let file = context.bin_dir().join("libomniprof_inject.so");
+    anyhow::ensure!(
+        file.is_file(),
+        "{} is missing: tests/workloads/cuda/measure builds it",
+        file.display()
+    );
+    Ok(file)
 }
 
 impl Drop for Process {

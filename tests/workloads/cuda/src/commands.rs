@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::crew::{AllDone, Crew, Job, Kind};
-use crate::device::Device;
+use crate::device::{Device, LONG_CYCLES, Stream, Taken};
 use crate::memory;
 use crate::unread::Unread;
 
@@ -24,6 +24,11 @@ use crate::unread::Unread;
 /// | `pin` | each launching thread stays on a processor of its own from its next work on | |
 /// | `memory` | | `rss_bytes`, `peak_rss_bytes`, `device_free_bytes` |
 /// | `forget-peak` | counts the peak of memory from now on | |
+/// | `spin` | launches a kernel that runs for seconds, on a stream of its own | |
+/// | `join` | waits until it has ended | |
+/// | `take-all-but BYTES` | takes the device's memory until no more than that is free | `device_free_bytes` |
+/// | `give-back` | frees what was taken | `device_free_bytes` |
+/// | `lose` | a kernel writes where nothing is: the device is lost for this process | |
 /// | `unread on`, `unread off` | records with CUPTI, and hands buffers back unread | `buffers` |
 /// | `keep FILE` … `unread off` | the same, but what CUPTI wrote goes to the file | `buffers` |
 #[derive(Default)]
@@ -32,6 +37,8 @@ pub struct Commands {
     crew: Option<Crew>,
     background: Option<Arc<AtomicBool>>,
     unread: Option<Unread>,
+    taken: Taken,
+    spinning: Option<Stream>,
 }
 
 impl std::fmt::Debug for Commands {
@@ -93,6 +100,39 @@ impl Commands {
             }
             Some("forget-peak") => {
                 memory::forget_peak()?;
+                Ok(json!({}))
+            }
+            Some("spin") => {
+                let device = self.device()?;
+                device.enter()?;
+                let stream = device.stream()?;
+                device.spin(&stream, LONG_CYCLES)?;
+                self.spinning = Some(stream);
+                Ok(json!({}))
+            }
+            Some("join") => {
+                let stream = self.spinning.take().context("nothing spins")?;
+                self.device()?.enter()?;
+                stream.wait()?;
+                Ok(json!({}))
+            }
+            Some("take-all-but") => {
+                let left_bytes = word(&mut words)?;
+                let device = self.device()?;
+                device.enter()?;
+                device.take_all_but(left_bytes, &mut self.taken)?;
+                Ok(json!({ "device_free_bytes": device.free_bytes()? }))
+            }
+            Some("give-back") => {
+                let device = self.device()?;
+                device.enter()?;
+                self.taken.give_back()?;
+                Ok(json!({ "device_free_bytes": device.free_bytes()? }))
+            }
+            Some("lose") => {
+                let device = self.device()?;
+                device.enter()?;
+                device.lose(&device.stream()?)?;
                 Ok(json!({}))
             }
             Some("keep") => {
@@ -166,7 +206,8 @@ mod tests {
     #[test]
     fn a_line_that_is_no_command_is_refused() {
         let mut commands = Commands::new();
-        for line in ["", "fly", "run", "run launch", "run nothing 5 1", "end", "unread off"] {
+        for line in ["", "fly", "run", "run launch", "run nothing 5 1", "end", "join", "unread off"]
+        {
             assert!(commands.ask(line).is_err(), "{line:?}");
         }
     }

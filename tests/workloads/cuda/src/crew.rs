@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::device::{Block, Device, Graph, Stream};
+use crate::device::{Block, Device, Graph, LONG_CYCLES, Stream};
 
 /// Launches before a thread waits for its stream: deep enough that the device is never idle.
 const DEPTH: u64 = 512;
@@ -242,14 +242,12 @@ impl Launcher {
     }
 
     fn behind_a_long_one(&mut self, kernels: u64) -> anyhow::Result<Done> {
-        /// About three seconds.
-        const CYCLES: u64 = 5_000_000_000;
         if self.other.is_none() {
             self.other = Some(self.device.stream()?);
         }
         let other = self.other.as_ref().context("the stream was just made")?;
         let begin = Instant::now();
-        self.device.spin(&self.stream, CYCLES)?;
+        self.device.spin(&self.stream, LONG_CYCLES)?;
         for launched in 1..kernels {
             self.device.launch(other)?;
             if launched % DEPTH == 0 {

@@ -8,9 +8,9 @@ use std::ptr::null_mut;
 use anyhow::ensure;
 use cudarc::driver::sys;
 
-/// Three kernels: one that does nothing, one that runs for a number of cycles, and one that fills
-/// what it is given by way of shared memory. As text, so that the driver compiles them for the
-/// device that it finds.
+/// Four kernels: one that does nothing, one that runs for a number of cycles, one that fills what
+/// it is given by way of shared memory, and one that writes where nothing is. As text, so that the
+/// driver compiles them for the device that it finds.
 const PTX: &CStr = c"
 .version 7.0
 .target sm_70
@@ -47,9 +47,20 @@ again:
   st.global.u32 [%n3], %r1;
   ret;
 }
+.visible .entry astray() {
+  .reg .u64 %n<2>;
+  .reg .u32 %r<2>;
+  mov.u64 %n1, 0;
+  mov.u32 %r1, 1;
+  st.global.u32 [%n1], %r1;
+  ret;
+}
 ";
 /// Bytes that copies move and `fill` fills.
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// About three seconds of the device's clock.
+pub(crate) const LONG_CYCLES: u64 = 5_000_000_000;
 
 /// A device with its primary context and the kernels.
 #[derive(Clone, Copy)]
@@ -58,6 +69,7 @@ pub(crate) struct Device {
     empty: sys::CUfunction,
     spin: sys::CUfunction,
     fill: sys::CUfunction,
+    astray: sys::CUfunction,
 }
 
 // SAFETY: the driver's handles may be used from any thread that sets the context.
@@ -68,8 +80,15 @@ unsafe impl Sync for Device {}
 /// A stream of the thread that made it.
 pub(crate) struct Stream(sys::CUstream);
 
+// SAFETY: as a device's handles; a stream may be waited for from any thread.
+unsafe impl Send for Stream {}
+
 /// A graph, ready to launch.
 pub(crate) struct Graph(sys::CUgraphExec);
+
+/// Memory of the device that is held for others to miss.
+#[derive(Default)]
+pub(crate) struct Taken(Vec<sys::CUdeviceptr>);
 
 /// Memory on the device and, pinned, on the host.
 pub(crate) struct Block {
@@ -98,16 +117,25 @@ impl Device {
         check("cuDevicePrimaryCtxRetain", unsafe {
             sys::cuDevicePrimaryCtxRetain(&raw mut context, device)
         })?;
-        let mut this = Self { context, empty: null_mut(), spin: null_mut(), fill: null_mut() };
+        let mut this = Self {
+            context,
+            empty: null_mut(),
+            spin: null_mut(),
+            fill: null_mut(),
+            astray: null_mut(),
+        };
         this.enter()?;
         let mut module = null_mut();
         // SAFETY: the text ends in a NUL, as PTX must.
         check("cuModuleLoadData", unsafe {
             sys::cuModuleLoadData(&raw mut module, PTX.as_ptr().cast::<c_void>())
         })?;
-        for (name, function) in
-            [(c"empty", &mut this.empty), (c"spin", &mut this.spin), (c"fill", &mut this.fill)]
-        {
+        for (name, function) in [
+            (c"empty", &mut this.empty),
+            (c"spin", &mut this.spin),
+            (c"fill", &mut this.fill),
+            (c"astray", &mut this.astray),
+        ] {
             // SAFETY: the module was just loaded; the name is a C string.
             check("cuModuleGetFunction", unsafe {
                 sys::cuModuleGetFunction(function, module, name.as_ptr())
@@ -136,6 +164,36 @@ impl Device {
         // SAFETY: stores two numbers; the calling thread has entered the context.
         check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
         Ok(free as u64)
+    }
+
+    /// Takes memory until no more than so many bytes of it are free.
+    pub(crate) fn take_all_but(&self, left_bytes: u64, taken: &mut Taken) -> anyhow::Result<()> {
+        /// The driver gives memory by pages of this size.
+        const PAGE: u64 = 2 << 20;
+        let mut piece = 16 << 30;
+        while piece >= PAGE {
+            if self.free_bytes()? < left_bytes.saturating_add(piece) {
+                piece /= 2;
+                continue;
+            }
+            let mut address = 0;
+            // SAFETY: stores an address; the calling thread has entered the context.
+            let result = unsafe { sys::cuMemAlloc_v2(&raw mut address, piece as usize) };
+            match result {
+                sys::CUresult::CUDA_SUCCESS => taken.0.push(address),
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => piece /= 2,
+                result => check("cuMemAlloc", result)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Loses the device for this process, as a fault of its own kernels does: every later call of
+    /// the driver fails.
+    pub(crate) fn lose(&self, stream: &Stream) -> anyhow::Result<()> {
+        self.call(self.astray, stream, (1, 1), null_mut())?;
+        ensure!(stream.wait().is_err(), "the device bore a write to where nothing is");
+        Ok(())
     }
 
     /// Memory for copies.
@@ -225,6 +283,17 @@ impl Device {
             sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0)
         })?;
         Ok(Graph(exec))
+    }
+}
+
+impl Taken {
+    pub(crate) fn give_back(&mut self) -> anyhow::Result<()> {
+        for address in self.0.drain(..) {
+            // SAFETY: the driver gave the address, which nobody else has; the calling thread has
+            // entered the context.
+            check("cuMemFree", unsafe { sys::cuMemFree_v2(address) })?;
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,11 @@
-//! The bodies that every backend runs, on a real device: linked and as a plugin.
+//! The bodies that every backend runs, on a real device: linked and as a plugin; and what may befall
+//! the device.
 //!
 //! A program of its own instead of cargo's: without a device it says that it was skipped.
 
 #![allow(clippy::print_stdout, reason = "says what became of each test, as cargo's programs do")]
+
+mod faults;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -64,12 +67,34 @@ impl Fixture for BehindTheDoor {
 
 fn main() -> ExitCode {
     // As cargo's programs: the first free word is a part of the names of the tests to run.
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, name] = &arguments[..]
+        && word == "--case"
+    {
+        let case = faults::CASES.iter().find(|(case, _)| case == name);
+        let outcome = case.map_or_else(|| Err(anyhow::anyhow!("no such case")), |(_, body)| body());
+        return match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let only = std::env::args().skip(1).find(|word| !word.starts_with("--")).unwrap_or_default();
     if let ProbeReport::Unavailable { reason } = CudaBackend::new().probe() {
         println!("skipped: conformance on an NVIDIA device: {}", reason.message);
         return ExitCode::SUCCESS;
     }
     let mut failed = false;
+    for (name, _) in faults::CASES {
+        let name = format!("faults::{name}");
+        if name.contains(&only) {
+            let held = faults::run(name.trim_start_matches("faults::"));
+            failed |= held.is_err();
+            println!("test {name} ... {}", if held.is_ok() { "ok" } else { "FAILED" });
+        }
+    }
     for (door, fixture) in [("linked", &Linked as &dyn Fixture), ("plugin", &BehindTheDoor)] {
         for (name, body) in BODIES {
             let name = format!("{door}::{name}");
