@@ -1,5 +1,4 @@
 //! A start and a stop over fake workers, and what goes wrong between them.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
