@@ -141,7 +141,9 @@ fn bodies(cell: Cell) -> Vec<Part> {
 
 fn on_cuda_hardware(cell: Cell) -> Vec<Part> {
     match cell.door {
-        Door::Linked => vec![part("cuda-workload", "hardware", "linked::", Vec::new())],
+        Door::Linked => ["linked::", "faults::"]
+            .map(|only| part("cuda-workload", "hardware", only, Vec::new()))
+            .into(),
         Door::Plugin => vec![part("cuda-workload", "hardware", "plugin::", Vec::new())],
         Door::Injected => {
             vec![injected(cell, "cuda_records_an_injected_program_on_hardware")]
