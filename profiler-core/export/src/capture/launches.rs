@@ -2,7 +2,8 @@
 //!
 //! A device row belongs to the window if its launch does, and its launch may have been read long
 //! before. Membership takes two bits a launch, in pages that are given up oldest first, so that
-//! memory is bounded whatever the ids are; instants are kept for the newest launches only.
+//! memory is bounded whatever the ids are; of a page whose launches all lay alike, as nearly all do,
+//! only that is kept. Instants are kept for the newest launches only.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,19 +12,32 @@ use super::window::Belongs;
 const PAGE_IDS: u64 = 4096;
 /// 8 MiB of membership: 32 M launches with dense ids.
 const MAX_PAGES: usize = 8192;
+/// So many pages behind the newest one, a page gets no launches any more, save stragglers.
+const SETTLED_PAGES: usize = 64;
 /// 2 MiB of instants: the newest 128 Ki launches.
 const RECENT: usize = 1 << 17;
+
+type Bits = [u64; (PAGE_IDS / 32) as usize];
 
 /// Where launches lay, by correlation id.
 #[derive(Debug, Default)]
 pub(super) struct Launches {
-    pages: HashMap<u64, usize>,
+    pages: HashMap<u64, Page>,
     order: VecDeque<u64>,
-    bits: Vec<[u64; (PAGE_IDS / 32) as usize]>,
+    bits: Vec<Bits>,
     free: Vec<usize>,
     /// The page looked up last: number and place.
     last: Option<(u64, usize)>,
     recent: Vec<Recent>,
+}
+
+/// What is known of the launches of a page.
+#[derive(Clone, Copy, Debug)]
+enum Page {
+    /// Each by itself, at that place.
+    Each(usize),
+    /// All of them lay alike: each word of the page is this one.
+    Alike(u64),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,19 +82,16 @@ impl Launches {
         let number = correlation / PAGE_IDS;
         let place = match self.last {
             Some((last, place)) if last == number => place,
-            _ => {
-                let place = *self.pages.get(&number)?;
-                self.last = Some((number, place));
-                place
-            }
+            _ => match *self.pages.get(&number)? {
+                Page::Each(place) => {
+                    self.last = Some((number, place));
+                    place
+                }
+                Page::Alike(word) => return belongs(word & 3),
+            },
         };
         let bit = (correlation % PAGE_IDS) as usize * 2;
-        match self.bits[place][bit / 64] >> (bit % 64) & 3 {
-            1 => Some(Belongs::Outside),
-            2 => Some(Belongs::Inside),
-            3 => Some(Belongs::Warmup),
-            _ => None,
-        }
+        belongs(self.bits[place][bit / 64] >> (bit % 64) & 3)
     }
 
     /// When the launch of that number began, if it is among the newest.
@@ -90,32 +101,144 @@ impl Launches {
         (recent.correlation == correlation && correlation != 0).then_some(recent.start)
     }
 
+    /// The place of a page's launches, which is made where there is none.
     #[cold]
     fn page(&mut self, number: u64) -> usize {
-        if let Some(&place) = self.pages.get(&number) {
-            self.last = Some((number, place));
-            return place;
-        }
-        if self.order.len() >= MAX_PAGES
-            && let Some(oldest) = self.order.pop_front()
-            && let Some(place) = self.pages.remove(&oldest)
-        {
-            self.free.push(place);
-        }
-        let empty = [0; (PAGE_IDS / 32) as usize];
+        let place = match self.pages.get(&number).copied() {
+            Some(Page::Each(place)) => place,
+            Some(Page::Alike(word)) => self.place(number, word),
+            None => {
+                self.make_room();
+                self.order.push_back(number);
+                self.place(number, 0)
+            }
+        };
+        self.last = Some((number, place));
+        place
+    }
+
+    /// Gives a page a place for its launches, each word of which is `word`.
+    fn place(&mut self, number: u64, word: u64) -> usize {
+        let bits = [word; (PAGE_IDS / 32) as usize];
         let place = match self.free.pop() {
             Some(place) => {
-                self.bits[place] = empty;
+                self.bits[place] = bits;
                 place
             }
             None => {
-                self.bits.push(empty);
+                self.bits.push(bits);
                 self.bits.len() - 1
             }
         };
-        self.pages.insert(number, place);
-        self.order.push_back(number);
-        self.last = Some((number, place));
+        self.pages.insert(number, Page::Each(place));
         place
+    }
+
+    /// Before another page comes, the oldest is given up where there are too many, and one that
+    /// gets no more launches takes no more place than it needs.
+    fn make_room(&mut self) {
+        if self.order.len() >= MAX_PAGES
+            && let Some(oldest) = self.order.pop_front()
+            && let Some(Page::Each(place)) = self.pages.remove(&oldest)
+        {
+            self.free.push(place);
+        }
+        let settled = self.order.len().checked_sub(SETTLED_PAGES).and_then(|at| self.order.get(at));
+        if let Some(settled) = settled
+            && let Some(page) = self.pages.get_mut(settled)
+            && let Page::Each(place) = *page
+            && let Some(word) = alike(&self.bits[place])
+        {
+            *page = Page::Alike(word);
+            self.free.push(place);
+            // The place may be the next page's.
+            self.last = None;
+        }
+    }
+}
+
+fn belongs(code: u64) -> Option<Belongs> {
+    match code {
+        1 => Some(Belongs::Outside),
+        2 => Some(Belongs::Inside),
+        3 => Some(Belongs::Warmup),
+        _ => None,
+    }
+}
+
+/// The word that all words of a page are, where its launches all lay alike.
+fn alike(bits: &Bits) -> Option<u64> {
+    const EACH: u64 = u64::MAX / 3;
+    let word = bits[0];
+    (word == (word & 3) * EACH && bits.iter().all(|other| *other == word)).then_some(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Launches of so many pages, all in the window but those of every tenth page, half of whose
+    /// launches lay outside.
+    fn noted(pages: u64) -> Launches {
+        let mut launches = Launches::default();
+        for correlation in 1..pages * PAGE_IDS {
+            launches.note(correlation, correlation * 10, lies(correlation));
+        }
+        launches
+    }
+
+    fn lies(correlation: u64) -> Belongs {
+        match (correlation / PAGE_IDS).is_multiple_of(10) && correlation.is_multiple_of(2) {
+            true => Belongs::Outside,
+            false => Belongs::Inside,
+        }
+    }
+
+    #[test]
+    fn pages_of_launches_that_lay_alike_take_no_place() {
+        let mut launches = noted(1_000);
+        let places = launches.bits.len();
+        assert!(places < 100 + SETTLED_PAGES + 10, "{places} places of 1000 pages, 100 mixed");
+        for correlation in 1..1_000 * PAGE_IDS {
+            assert_eq!(launches.belongs(correlation), Some(lies(correlation)), "{correlation}");
+        }
+        assert_eq!(launches.belongs(0), None);
+        assert_eq!(launches.belongs(1_000 * PAGE_IDS), None);
+    }
+
+    #[test]
+    fn a_straggler_of_a_page_that_lay_alike_changes_itself_alone() {
+        let mut launches = noted(200);
+        let straggler = 15 * PAGE_IDS + 77;
+        launches.note(straggler, 1, Belongs::Warmup);
+        for correlation in 1..200 * PAGE_IDS {
+            let lay = if correlation == straggler { Belongs::Warmup } else { lies(correlation) };
+            assert_eq!(launches.belongs(correlation), Some(lay), "{correlation}");
+        }
+    }
+
+    #[test]
+    fn a_page_with_launches_unknown_says_so() {
+        let mut launches = Launches::default();
+        for correlation in (1..200 * PAGE_IDS).filter(|id| id % 3 > 0) {
+            launches.note(correlation, 1, Belongs::Inside);
+        }
+        for correlation in 1..200 * PAGE_IDS {
+            let known = (correlation % 3 > 0).then_some(Belongs::Inside);
+            assert_eq!(launches.belongs(correlation), known, "{correlation}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_pages_are_given_up() {
+        let mut launches = Launches::default();
+        let pages = MAX_PAGES as u64 + 100;
+        for page in 0..pages {
+            launches.note(page * PAGE_IDS + 5, 1, Belongs::Inside);
+        }
+        assert_eq!(launches.belongs(99 * PAGE_IDS + 5), None);
+        assert_eq!(launches.belongs(100 * PAGE_IDS + 5), Some(Belongs::Inside));
+        assert_eq!(launches.pages.len(), MAX_PAGES);
+        assert!(launches.bits.len() <= MAX_PAGES);
     }
 }
