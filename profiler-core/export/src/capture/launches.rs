@@ -3,7 +3,8 @@
 //! A device row belongs to the window if its launch does, and its launch may have been read long
 //! before. Membership takes two bits a launch, in pages that are given up oldest first, so that
 //! memory is bounded whatever the ids are; of a page whose launches all lay alike, as nearly all do,
-//! only that is kept. Instants are kept for the newest launches only.
+//! only that is kept. It holds for the ids between them too, which belong to calls that were not
+//! recorded: ids are given in the order of the calls. Instants are kept for the newest launches only.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,6 +19,8 @@ const SETTLED_PAGES: usize = 64;
 const RECENT: usize = 1 << 17;
 
 type Bits = [u64; (PAGE_IDS / 32) as usize];
+/// The lower bit of each launch of a word.
+const EACH: u64 = u64::MAX / 3;
 
 /// Where launches lay, by correlation id.
 #[derive(Debug, Default)]
@@ -36,7 +39,7 @@ pub(super) struct Launches {
 enum Page {
     /// Each by itself, at that place.
     Each(usize),
-    /// All of them lay alike: each word of the page is this one.
+    /// All of them lay alike: each has this code.
     Alike(u64),
 }
 
@@ -87,7 +90,7 @@ impl Launches {
                     self.last = Some((number, place));
                     place
                 }
-                Page::Alike(word) => return belongs(word & 3),
+                Page::Alike(code) => return belongs(code),
             },
         };
         let bit = (correlation % PAGE_IDS) as usize * 2;
@@ -106,7 +109,7 @@ impl Launches {
     fn page(&mut self, number: u64) -> usize {
         let place = match self.pages.get(&number).copied() {
             Some(Page::Each(place)) => place,
-            Some(Page::Alike(word)) => self.place(number, word),
+            Some(Page::Alike(code)) => self.place(number, code),
             None => {
                 self.make_room();
                 self.order.push_back(number);
@@ -117,9 +120,9 @@ impl Launches {
         place
     }
 
-    /// Gives a page a place for its launches, each word of which is `word`.
-    fn place(&mut self, number: u64, word: u64) -> usize {
-        let bits = [word; (PAGE_IDS / 32) as usize];
+    /// Gives a page a place for its launches, each of which has that code.
+    fn place(&mut self, number: u64, code: u64) -> usize {
+        let bits = [code * EACH; (PAGE_IDS / 32) as usize];
         let place = match self.free.pop() {
             Some(place) => {
                 self.bits[place] = bits;
@@ -147,9 +150,9 @@ impl Launches {
         if let Some(settled) = settled
             && let Some(page) = self.pages.get_mut(settled)
             && let Page::Each(place) = *page
-            && let Some(word) = alike(&self.bits[place])
+            && let Some(code) = alike(&self.bits[place])
         {
-            *page = Page::Alike(word);
+            *page = Page::Alike(code);
             self.free.push(place);
             // The place may be the next page's.
             self.last = None;
@@ -166,11 +169,15 @@ fn belongs(code: u64) -> Option<Belongs> {
     }
 }
 
-/// The word that all words of a page are, where its launches all lay alike.
+/// The code that all launches of a page have, where they all lay alike.
 fn alike(bits: &Bits) -> Option<u64> {
-    const EACH: u64 = u64::MAX / 3;
-    let word = bits[0];
-    (word == (word & 3) * EACH && bits.iter().all(|other| *other == word)).then_some(word)
+    let first = bits.iter().find(|word| **word != 0)?;
+    let code = first >> (first.trailing_zeros() & !1) & 3;
+    let is_alike = |word: &u64| {
+        let known = (word | word >> 1) & EACH;
+        *word == known * code
+    };
+    bits.iter().all(is_alike).then_some(code)
 }
 
 #[cfg(test)]
@@ -217,14 +224,19 @@ mod tests {
         }
     }
 
+    /// Calls that are not recorded, such as a wait every few launches, take ids as well.
     #[test]
-    fn a_page_with_launches_unknown_says_so() {
+    fn ids_between_launches_lie_as_these_once_the_page_is_settled() {
         let mut launches = Launches::default();
-        for correlation in (1..200 * PAGE_IDS).filter(|id| id % 3 > 0) {
-            launches.note(correlation, 1, Belongs::Inside);
+        let is_launch = |id: &u64| !id.is_multiple_of(3);
+        for correlation in (1..200 * PAGE_IDS).filter(is_launch) {
+            launches.note(correlation, 1, Belongs::Warmup);
         }
+        assert!(launches.bits.len() <= SETTLED_PAGES + 1, "{} places", launches.bits.len());
         for correlation in 1..200 * PAGE_IDS {
-            let known = (correlation % 3 > 0).then_some(Belongs::Inside);
+            let is_settled = correlation / PAGE_IDS < 200 - SETTLED_PAGES as u64;
+            let is_known = is_settled || is_launch(&correlation);
+            let known = is_known.then_some(Belongs::Warmup);
             assert_eq!(launches.belongs(correlation), known, "{correlation}");
         }
     }

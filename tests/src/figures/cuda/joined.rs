@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use profiler_worker::start_request::Activity;
 
 use super::capture::{Recorder, Settings, line};
-use super::loops::{ratio, settle, with_torch};
+use super::loops::{pair, ratio, settle, with_torch};
 use super::process::Process;
 use super::{entry, on_device};
 use crate::figures::ratio::{PAIRS, median};
@@ -15,7 +15,7 @@ use crate::figures::{Bound, Context, FigureEntry, Measured, Ratio};
 const LAUNCHES: &str = "run launch 10000 1";
 const OPERATORS: &str = "torch use 10000";
 const MANY_OPERATORS: &str = "torch use 1000000";
-const SOME_STEPS: &str = "torch steps 30";
+const SOME_STEPS: &str = "torch steps 10";
 
 /// The figures.
 pub(super) fn figures() -> Vec<FigureEntry> {
@@ -102,8 +102,7 @@ fn torch_loop(context: &Context) -> anyhow::Result<Measured> {
             theirs.ask("torch start")?;
             // Its first operators of a session are slower.
             theirs.ask(OPERATORS)?;
-            let without = theirs.kernel_ns(OPERATORS)?;
-            pairs.push((without, ours.worker.kernel_ns(OPERATORS)?));
+            pairs.push(pair(&mut theirs, &mut ours.worker, OPERATORS)?);
             theirs.ask("torch stop").context("torch.profiler does not stop")?;
         }
         ours.stop()?;
@@ -164,15 +163,14 @@ fn measure_steps(context: &Context) -> anyhow::Result<Steps> {
     settle(&mut ours.worker, SOME_STEPS)?;
     let mut steps = Steps { alone: 0.0, added: Vec::with_capacity(PAIRS) };
     while steps.added.len() < PAIRS {
-        let before = alone.kernel_ns(SOME_STEPS)?;
         theirs.ask("torch start cpu")?;
         // The first of a session are slower.
-        theirs.ask("torch steps 3")?;
-        let theirs_ns = theirs.kernel_ns(SOME_STEPS)?;
+        theirs.ask(SOME_STEPS)?;
+        let (alone_ns, theirs_ns) = pair(&mut alone, &mut theirs, SOME_STEPS)?;
         theirs.ask("torch stop").context("torch.profiler does not stop")?;
-        let ours_ns = ours.worker.kernel_ns(SOME_STEPS)?;
-        steps.alone = f64::midpoint(before, alone.kernel_ns(SOME_STEPS)?);
-        steps.added.push((theirs_ns - steps.alone, ours_ns - steps.alone));
+        let (again_ns, ours_ns) = pair(&mut alone, &mut ours.worker, SOME_STEPS)?;
+        steps.alone = f64::midpoint(alone_ns, again_ns);
+        steps.added.push((theirs_ns - alone_ns, ours_ns - again_ns));
     }
     let (_, _, manifest) = ours.stop()?;
     let records = &line(&manifest)?.records;

@@ -83,7 +83,11 @@ pub(super) fn settle(process: &mut Process, work: &str) -> anyhow::Result<()> {
 }
 
 /// A pair: what a kernel cost on either side, ns, the median of runs in turn.
-fn pair(without: &mut Process, with: &mut Process, work: &str) -> anyhow::Result<(f64, f64)> {
+pub(super) fn pair(
+    without: &mut Process,
+    with: &mut Process,
+    work: &str,
+) -> anyhow::Result<(f64, f64)> {
     let (mut costs_without, mut costs_with) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         if run % 2 == 0 {

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import sys
+import threading
 import time
 
 library = ctypes.CDLL(sys.argv[1])
@@ -92,6 +93,9 @@ def proton_command(words):
 
 def answer(line):
     words = line.split()
+    if words == ["pin"]:
+        # This thread too: `torch use` and `torch steps` run on it.
+        os.sched_setaffinity(threading.get_native_id(), {0})
     try:
         if words[:1] == ["torch"]:
             return json.dumps(torch_command(words[1:]))
