@@ -23,6 +23,7 @@ profiler = None
 session = None
 tensor = None
 transformer = None
+pinned = False
 
 
 def timed(what):
@@ -49,6 +50,8 @@ def torch_command(words):
         answer = timed(lambda: profiler.export_chrome_trace(words[1]))
         return answer | {"bytes": os.path.getsize(words[1])}
     if words[0] == "use":
+        stay()
+
         def use():
             for _ in range(int(words[1])):
                 tensor.add_(1.0)
@@ -56,6 +59,7 @@ def torch_command(words):
 
         return timed(use) | {"kernels": int(words[1]), "version": torch.__version__}
     if words[0] == "steps":
+        stay()
         steps = int(words[1])
         return timed(lambda: passes(torch, steps)) | {"kernels": steps}
     raise ValueError(f"torch {words}")
@@ -91,11 +95,17 @@ def proton_command(words):
     raise ValueError(f"proton {words}")
 
 
-def answer(line):
-    words = line.split()
-    if words == ["pin"]:
-        # This thread too: `torch use` and `torch steps` run on it.
+def stay():
+    """Pins this thread, as the library pins its own: only once it works itself, for the threads that
+    it starts stay where it stays."""
+    if pinned:
         os.sched_setaffinity(threading.get_native_id(), {0})
+
+
+def answer(line):
+    global pinned
+    words = line.split()
+    pinned |= words == ["pin"]
     try:
         if words[:1] == ["torch"]:
             return json.dumps(torch_command(words[1:]))
