@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use profiler_export::capture::{Capture, CaptureOptions};
 use profiler_export::import::{ImportError, device_records, import, is_foreign};
-use profiler_export::summary::{Summary, SummaryOptions, WorkerSummary, summarize};
+use profiler_export::summary::{SummaryOptions, WorkerSummary, summarize};
 use rusqlite::Connection;
 
 use import_support::imported;
