@@ -4,8 +4,8 @@
 
 prints `ready PORT`. `POST /generate?steps=N` makes N passes, eager or (`--graphs`) by replays of a
 CUDA graph, and answers when the device has done them. `POST /count?steps=N` does the same below
-torch.profiler and answers with the device's kernels and their time, ns: what another profiler of
-the same work should see.
+torch.profiler and answers with the number of the device's kernels (without a device: of operators)
+and their time, ns: what another profiler of the same work should see.
 """
 
 import argparse
@@ -53,15 +53,16 @@ class Model:
 
     def count(self, steps):
         kinds = torch.profiler.ProfilerActivity
-        with torch.profiler.profile(activities=[kinds.CUDA]) as profile:
+        kind, category = (kinds.CUDA, "kernel") if self.device == "cuda" else (kinds.CPU, "cpu_op")
+        with torch.profiler.profile(activities=[kind]) as profile:
             self.generate(steps)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "trace.json")
             profile.export_chrome_trace(path)
             with open(path) as file:
                 events = json.load(file)["traceEvents"]
-        kernels = [event["dur"] for event in events if event.get("cat") == "kernel"]
-        return {"kernels": len(kernels), "kernels_ns": round(sum(kernels) * 1e3)}
+        durations = [event["dur"] for event in events if event.get("cat") == category]
+        return {"count": len(durations), "ns": round(sum(durations) * 1e3)}
 
 
 def main():

@@ -69,6 +69,16 @@ def without_the_tch_worker_the_demo_says_what_to_do():
         assert ran.returncode != 0 and "libtorch_cpu.so: cannot open" in ran.stderr, ran.stderr
 
 
+@check
+def two_servers_are_one_pipeline_with_the_operators_that_torch_profiler_counts():
+    script = os.path.join(HERE, "../../../servers/two_stages.py")
+    command = [sys.executable, script, os.environ["OMNIPROF_BIN"], "--device", "cpu", "--steps", "3"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("stage ")]
+    assert len(lines) == 2, ran.stdout
+
+
 class Served:
     """A Python program under `omniprof run`, and its controller."""
 
