@@ -1,5 +1,4 @@
 //! Workers that join: while a session runs or others arm, as strangers, in another version.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use profiler_export::capture::{Capture, CaptureOptions};
 use profiler_export::import::{ImportError, device_records, import, is_foreign, raw_traces};
-use profiler_export::summary::{Summary, SummaryOptions, summarize};
+use profiler_export::summary::{SummaryOptions, summarize};
 use profiler_export::{ExportRequest, TraceFormat};
 
 use import_support::imported;
