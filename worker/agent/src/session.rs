@@ -484,8 +484,9 @@ impl Running {
     }
 }
 
-/// Whether a clock tuple belongs beside this edge.
+/// Whether a clock tuple belongs beside this edge. A reader that follows goes no further than the
+/// last tuple, so a window that goes on says so in vain without one.
 fn wants_tuple(edge: u32) -> bool {
     let edge = WindowEdge::from_number(edge);
-    matches!(edge, Some(WindowEdge::Begin | WindowEdge::End))
+    matches!(edge, Some(WindowEdge::Begin | WindowEdge::End | WindowEdge::Open))
 }

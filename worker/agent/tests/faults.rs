@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use common::faulty::{DRAINED, FLUSHES, Fault, STARTS, faulty};
 use common::{
-    FakeController, PATIENCE, arm, builder, connect, eventually, kinds, next_fence, spool_file,
-    turn,
+    FakeController, PATIENCE, arm, builder, connect, eventually, kinds, next_fence, rows,
+    spool_file, turn,
 };
 use profiler_agent::link::Connection;
 use profiler_agent::{Agent, AgentError};
@@ -22,6 +22,7 @@ use profiler_core::clock::{ClockSource, Instant, ManualClock, SystemClock};
 use profiler_core::control::{
     AgentReply, AgentRequest, Arm, FromAgent, OnUnavailable, Outcome, ToAgent, WorkerState,
 };
+use profiler_core::record::{ClockTuple, Window, WindowEdge};
 use profiler_core::schedule::{Limits, Schedule, StepSource};
 
 fn assert_idle(controller: &mut FakeController) {
@@ -383,6 +384,37 @@ fn a_step_of_the_real_time_clock_changes_no_window() {
     let (result, _) = controller.finished();
     assert_eq!(result.windows, [(t0, Some(t1))]);
     assert_eq!(t0.realtime_ns, t1.realtime_ns);
+}
+
+#[test]
+fn a_window_that_goes_on_says_so_beside_a_reading_of_the_clocks() {
+    let _turn = turn();
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let (_agent, mut controller, _) =
+        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
+    let spool = spool_file();
+    controller.arm(arm(1), Some(&spool.file)).unwrap();
+    let commit = profiler_core::control::Commit { fence: 1, t0: clock.now() };
+    controller.ask(AgentRequest::Commit(commit), None).unwrap();
+    let open = || {
+        let rows = rows::<Window>(&spool.path).into_iter().map(|(_, row, _)| row);
+        rows.filter(|row| row.edge == WindowEdge::Open.number()).collect::<Vec<_>>()
+    };
+    for said in 1..=3 {
+        clock.advance(460_000_000);
+        assert!(eventually(|| open().len() == said), "{:?}", open());
+    }
+    let t1 = clock.now();
+    let stop = profiler_core::control::Stop { fence: 1, t1, reason: "request".to_owned() };
+    controller.ask(AgentRequest::Stop(stop), None).unwrap();
+    controller.finished();
+    // A reader that follows goes as far as both say.
+    let tuples = rows::<ClockTuple>(&spool.path);
+    for row in open() {
+        let until = row.monotonic + 250_000_000;
+        let beside = |tuple: &ClockTuple| (row.monotonic..until).contains(&tuple.monotonic);
+        assert!(tuples.iter().any(|(_, tuple, _)| beside(tuple)), "{row:?} of {tuples:?}");
+    }
 }
 
 #[test]
