@@ -110,6 +110,8 @@ fn instructions(
     let out = dir.join("callgrind.out");
     let status = Command::new("valgrind")
         .args(["--tool=callgrind", "--quiet", "--compress-strings=no", "--compress-pos=no"])
+        // Else its one running thread may keep the spool's writer from running for long.
+        .arg("--fair-sched=yes")
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(context.this_program()?)
         .env(VARIABLE, ROLE)
