@@ -11,13 +11,13 @@ and their time, ns: what another profiler of the same work should see.
 import argparse
 import json
 import os
-import signal
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
 import torch
+
+from json_server import serve
 
 
 class Model:
@@ -74,35 +74,18 @@ def main():
     model = Model(options.device, options.graphs)
     turn = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            url = urlparse(self.path)
-            steps = int(parse_qs(url.query).get("steps", ["1"])[0])
-            with turn:
-                if url.path == "/count":
-                    answer = model.count(steps)
-                else:
-                    model.generate(steps)
-                    answer = {}
-            body = json.dumps({"pid": os.getpid(), "steps": steps} | answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(path):
+        url = urlparse(path)
+        steps = int(parse_qs(url.query).get("steps", ["1"])[0])
+        with turn:
+            if url.path == "/count":
+                counted = model.count(steps)
+            else:
+                model.generate(steps)
+                counted = {}
+        return {"pid": os.getpid(), "steps": steps} | counted
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
-
-    def end(*_):
-        threading.Thread(target=server.shutdown, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    print(f"ready {server.server_port}", flush=True)
-    server.serve_forever()
+    serve(options.port, answer)
 
 
 if __name__ == "__main__":

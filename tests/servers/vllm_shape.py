@@ -13,14 +13,14 @@ each process is.
 
 import argparse
 import ctypes
-import json
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from json_server import serve
 
 PR_SET_NAME = 15
 
@@ -116,33 +116,16 @@ def main():
         known.append({"title": title, "pid": core, "workers": workers})
     turn = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/generate":
-                with turn:
-                    for pipe, _ in cores:
-                        pipe.send(0.2)
-                    for pipe, _ in cores:
-                        pipe.recv()
-            body = json.dumps({"pid": os.getpid(), "cores": known}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(path):
+        if path == "/generate":
+            with turn:
+                for pipe, _ in cores:
+                    pipe.send(0.2)
+                for pipe, _ in cores:
+                    pipe.recv()
+        return {"pid": os.getpid(), "cores": known}
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
-
-    def end(*_):
-        threading.Thread(target=server.shutdown, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    print(f"ready {server.server_address[1]}", flush=True)
-    server.serve_forever()
+    serve(options.port, answer)
     for pipe, process in cores:
         pipe.send("end")
         process.join(10)
