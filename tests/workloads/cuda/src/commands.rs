@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::crew::{AllDone, Crew, Job, Kind};
-use crate::device::{Device, LONG_CYCLES, Stream, Taken};
+use crate::device::{Device, Stream, Taken};
 use crate::memory;
 use crate::unread::Unread;
 
@@ -106,7 +106,7 @@ impl Commands {
                 let device = self.device()?;
                 device.enter()?;
                 let stream = device.stream()?;
-                device.spin(&stream, LONG_CYCLES)?;
+                device.spin(&stream)?;
                 self.spinning = Some(stream);
                 Ok(json!({}))
             }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::device::{Block, Device, Graph, LONG_CYCLES, Stream};
+use crate::device::{Block, Device, Graph, Stream};
 
 /// Launches before a thread waits for its stream: deep enough that the device is never idle.
 const DEPTH: u64 = 512;
@@ -25,8 +25,6 @@ pub enum Kind {
     Launch,
     /// The same kernels as nodes of a graph of 1000 that is replayed.
     Graph,
-    /// One kernel that runs for seconds, and launches behind it on another stream.
-    Long,
     /// A memset, a copy, a kernel with shared memory and a copy, over and over.
     Mixed,
 }
@@ -38,7 +36,6 @@ impl Kind {
         match self {
             Self::Launch => "launch",
             Self::Graph => "graph",
-            Self::Long => "long",
             Self::Mixed => "mixed",
         }
     }
@@ -48,7 +45,7 @@ impl FromStr for Kind {
     type Err = anyhow::Error;
 
     fn from_str(word: &str) -> anyhow::Result<Self> {
-        let kinds = [Self::Launch, Self::Graph, Self::Long, Self::Mixed];
+        let kinds = [Self::Launch, Self::Graph, Self::Mixed];
         let found = kinds.into_iter().find(|kind| kind.name() == word);
         found.with_context(|| format!("there is no work called {word:?}"))
     }
@@ -179,14 +176,13 @@ struct Launcher {
     stream: Stream,
     graph: Option<Graph>,
     block: Option<Block>,
-    other: Option<Stream>,
 }
 
 impl Launcher {
     fn new(device: Device) -> anyhow::Result<Self> {
         device.enter()?;
         let stream = device.stream()?;
-        Ok(Self { device, stream, graph: None, block: None, other: None })
+        Ok(Self { device, stream, graph: None, block: None })
     }
 
     fn run(&mut self, job: &Job) -> anyhow::Result<Done> {
@@ -208,7 +204,6 @@ impl Launcher {
         match kind {
             Kind::Launch => self.launches(kernels),
             Kind::Graph => self.replays(kernels),
-            Kind::Long => self.behind_a_long_one(kernels),
             Kind::Mixed => self.mixed(kernels),
         }
     }
@@ -239,23 +234,6 @@ impl Launcher {
             self.stream.replay(graph)?;
         }
         self.done(replays * NODES, begin)
-    }
-
-    fn behind_a_long_one(&mut self, kernels: u64) -> anyhow::Result<Done> {
-        if self.other.is_none() {
-            self.other = Some(self.device.stream()?);
-        }
-        let other = self.other.as_ref().context("the stream was just made")?;
-        let begin = Instant::now();
-        self.device.spin(&self.stream, LONG_CYCLES)?;
-        for launched in 1..kernels {
-            self.device.launch(other)?;
-            if launched % DEPTH == 0 {
-                other.wait()?;
-            }
-        }
-        other.wait()?;
-        self.done(kernels, begin)
     }
 
     fn mixed(&mut self, kernels: u64) -> anyhow::Result<Done> {

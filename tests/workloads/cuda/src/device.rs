@@ -59,9 +59,6 @@ again:
 /// Bytes that copies move and `fill` fills.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// About three seconds of the device's clock.
-pub(crate) const LONG_CYCLES: u64 = 5_000_000_000;
-
 /// A device with its primary context and the kernels.
 #[derive(Clone, Copy)]
 pub(crate) struct Device {
@@ -234,8 +231,9 @@ impl Device {
         self.call(self.empty, stream, (1, 32), null_mut())
     }
 
-    /// Launches a kernel that runs for `cycles` of the device's clock.
-    pub(crate) fn spin(&self, stream: &Stream, mut cycles: u64) -> anyhow::Result<()> {
+    /// Launches a kernel that runs for about three seconds.
+    pub(crate) fn spin(&self, stream: &Stream) -> anyhow::Result<()> {
+        let mut cycles: u64 = 5_000_000_000;
         let mut arguments = [(&raw mut cycles).cast::<c_void>()];
         self.call(self.spin, stream, (1, 32), arguments.as_mut_ptr())
     }

@@ -92,12 +92,8 @@ fn before_the_device() -> anyhow::Result<()> {
     // The agent's flusher: it attaches as it finds the driver.
     recorded.session.flush()?;
     commands.ask("run launch 1000 1")?;
-    recorded.session.stop(DRAIN)?;
-    ensure!(
-        recorded.sink.rows(Kernel::KIND) == 1000,
-        "{} kernels",
-        recorded.sink.rows(Kernel::KIND)
-    );
+    recorded.stop()?;
+    ensure!(recorded.kernels() == 1000, "{} kernels of 1000", recorded.kernels());
     Ok(())
 }
 
