@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use profiler_worker::start_request::Activity;
 
 use super::capture::{Recorder, Settings, line};
-use super::loops::{pair, ratio, settle, with_torch};
+use super::loops::{on_torch, pair, ratio, settle, with_torch};
 use super::process::Process;
 use super::{entry, on_device};
 use crate::figures::ratio::{PAIRS, median};
@@ -88,11 +88,7 @@ fn joined_torch(context: &Context, settings: Settings) -> anyhow::Result<Recorde
 }
 
 fn torch_loop(context: &Context) -> anyhow::Result<Measured> {
-    on_device(context, || {
-        let mut theirs = match with_torch(context) {
-            Ok(torch) => torch,
-            Err(error) => return Ok(Measured::Skipped(format!("{error:#}"))),
-        };
+    on_torch(context, |mut theirs| {
         let mut ours = joined_torch(context, Settings::default())?;
         ours.record()?;
         settle(&mut ours.worker, OPERATORS)?;
@@ -111,15 +107,14 @@ fn torch_loop(context: &Context) -> anyhow::Result<Measured> {
 }
 
 fn torch_stop(context: &Context) -> anyhow::Result<Measured> {
-    on_device(context, || {
-        let mut ours = match joined_torch(context, Settings::default()) {
-            Ok(ours) => ours,
-            Err(error) => return Ok(Measured::Skipped(format!("{error:#}"))),
-        };
+    on_torch(context, |torch| {
+        drop(torch);
+        let mut ours = joined_torch(context, Settings::default())?;
         ours.record()?;
         let operator_ns = ours.worker.kernel_ns(MANY_OPERATORS)?;
         let (call, complete, manifest) = ours.stop()?;
         let kernels = line(&manifest)?.records.get("kernel").copied().unwrap_or(0);
+        anyhow::ensure!(kernels == 1_000_000, "{kernels} kernels of 1 M operators");
         let note = format!(
             "the call {:.1} ms; {kernels} kernels; {:.2} us an operator",
             call.as_secs_f64() * 1e3,
@@ -140,19 +135,17 @@ fn transformer_step(
     context: &Context,
     told: impl Fn(&Steps) -> anyhow::Result<Measured>,
 ) -> anyhow::Result<Measured> {
-    static STEPS: OnceLock<Result<Steps, String>> = OnceLock::new();
-    on_device(context, || {
-        let steps =
-            STEPS.get_or_init(|| measure_steps(context).map_err(|error| format!("{error:#}")));
-        match steps {
-            Ok(steps) => told(steps),
-            Err(error) => anyhow::bail!("{error}"),
-        }
+    static STEPS: OnceLock<Steps> = OnceLock::new();
+    if let Some(steps) = STEPS.get() {
+        return told(steps);
+    }
+    on_torch(context, |alone| {
+        let steps = measure_steps(context, alone)?;
+        told(STEPS.get_or_init(|| steps))
     })
 }
 
-fn measure_steps(context: &Context) -> anyhow::Result<Steps> {
-    let mut alone = with_torch(context)?;
+fn measure_steps(context: &Context, mut alone: Process) -> anyhow::Result<Steps> {
     let mut theirs = with_torch(context)?;
     let activities = vec![Activity::Cpu, Activity::Gpu];
     let mut ours = joined_torch(context, Settings { activities, ..Settings::default() })?;

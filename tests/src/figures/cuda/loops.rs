@@ -155,11 +155,7 @@ fn against_itself(context: &Context, work: &str) -> anyhow::Result<Measured> {
 }
 
 fn against_torch(context: &Context, work: &str) -> anyhow::Result<Measured> {
-    on_device(context, || {
-        let mut torch = match with_torch(context) {
-            Ok(torch) => torch,
-            Err(error) => return Ok(Measured::Skipped(format!("{error:#}"))),
-        };
+    on_torch(context, |mut torch| {
         let mut ours = recording(context, work)?;
         settle(&mut torch, work)?;
         torch.ask("torch start")?;
@@ -174,6 +170,17 @@ fn against_torch(context: &Context, work: &str) -> anyhow::Result<Measured> {
         }
         ours.stop()?;
         Ok(Measured::Ratio(Ratio::of_pairs(&pairs)?))
+    })
+}
+
+/// Measures beside a process with torch in it, if there is a torch with a device.
+pub(super) fn on_torch(
+    context: &Context,
+    run: impl FnOnce(Process) -> anyhow::Result<Measured>,
+) -> anyhow::Result<Measured> {
+    on_device(context, || match with_torch(context) {
+        Ok(torch) => run(torch),
+        Err(error) => Ok(Measured::Skipped(format!("{error:#}"))),
     })
 }
 

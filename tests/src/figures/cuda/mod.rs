@@ -63,9 +63,9 @@ fn on_device(
     }
 }
 
-/// The workload's program.
-fn workload(context: &Context) -> anyhow::Result<PathBuf> {
-    let path = context.bin_dir().join("cuda-workload");
+/// A file that the figures need, beside this program.
+fn built(context: &Context, file: &str) -> anyhow::Result<PathBuf> {
+    let path = context.bin_dir().join(file);
     anyhow::ensure!(
         path.is_file(),
         "{} is missing: tests/workloads/cuda/measure builds it",

@@ -7,11 +7,15 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::workload;
+use super::built;
 use crate::figures::Context;
 
 /// Runs the workload's library inside Python, where other profilers are.
 const PYTHON: &str = include_str!("other_profiler.py");
+/// The workload's program.
+const WORKLOAD: &str = "cuda-workload";
+/// What joins a program that knows nothing of us.
+const INJECTED: &str = "libomniprof_inject.so";
 /// The interpreter that has them.
 const PYTHON_VARIABLE: &str = "OMNIPROF_PYTHON";
 
@@ -25,7 +29,7 @@ pub(super) struct Process {
 impl Process {
     /// The workload; with a socket's folder it is a worker.
     pub(super) fn start(context: &Context, socket_dir: Option<&Path>) -> anyhow::Result<Self> {
-        let mut command = Command::new(workload(context)?);
+        let mut command = Command::new(built(context, WORKLOAD)?);
         if let Some(dir) = socket_dir {
             command.args(["--rank", "0", "--socket-dir"]).arg(dir);
         }
@@ -34,8 +38,8 @@ impl Process {
 
     /// The workload, which knows nothing of us, with the file that joins it as it opens the device.
     pub(super) fn injected(context: &Context, socket_dir: &Path) -> anyhow::Result<Self> {
-        let mut command = Command::new(workload(context)?);
-        command.env("CUDA_INJECTION64_PATH", injected_file(context)?);
+        let mut command = Command::new(built(context, WORKLOAD)?);
+        command.env("CUDA_INJECTION64_PATH", built(context, INJECTED)?);
         command.env("OMNIPROF_SOCKET", socket_dir);
         Self::spawn(command)
     }
@@ -48,7 +52,7 @@ impl Process {
     /// The same Python process, joined by the file as it starts.
     pub(super) fn injected_python(context: &Context, socket_dir: &Path) -> anyhow::Result<Self> {
         let mut command = python(context)?;
-        command.env("LD_PRELOAD", injected_file(context)?);
+        command.env("LD_PRELOAD", built(context, INJECTED)?);
         command.env("OMNIPROF_SOCKET", socket_dir);
         Self::spawn(command)
     }
@@ -113,24 +117,13 @@ impl Process {
 
 /// Python with the workload's loops and with other profilers.
 fn python(context: &Context) -> anyhow::Result<Command> {
-    let library = context.bin_dir().join("libcuda_workload.so");
-    anyhow::ensure!(library.is_file(), "{} is missing", library.display());
+    let library = built(context, "libcuda_workload.so")?;
     let script = context.fresh_dir("python")?.join("other_profiler.py");
     std::fs::write(&script, PYTHON)?;
     let python = std::env::var_os(PYTHON_VARIABLE).unwrap_or_else(|| "python3".into());
     let mut command = Command::new(PathBuf::from(python));
     command.arg(script).arg(library);
     Ok(command)
-}
-
-fn injected_file(context: &Context) -> anyhow::Result<PathBuf> {
-    let file = context.bin_dir().join("libomniprof_inject.so");
-    anyhow::ensure!(
-        file.is_file(),
-        "{} is missing: tests/workloads/cuda/measure builds it",
-        file.display()
-    );
-    Ok(file)
 }
 
 impl Drop for Process {
