@@ -73,8 +73,9 @@ impl WorkerIdentity {
     /// that looks at it.
     #[must_use]
     pub fn is_same_process(&self, other: &Self) -> bool {
-        let process = |of: &Self| (of.boot_id.clone(), of.pid_namespace, of.pid, of.start_ticks);
-        process(self) == process(other)
+        (self.pid, self.start_ticks) == (other.pid, other.start_ticks)
+            && self.pid_namespace == other.pid_namespace
+            && self.boot_id == other.boot_id
     }
 
     fn of_directory(name: &str, pid: u32) -> Self {

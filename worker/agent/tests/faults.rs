@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use common::faulty::{DRAINED, FLUSHES, Fault, STARTS, faulty};
 use common::{
-    FakeController, PATIENCE, arm, builder, connect, eventually, kinds, next_fence, rows,
-    spool_file, turn,
+    FakeController, PATIENCE, SpoolFile, arm, builder, connect, eventually, kinds, next_fence,
+    rows, spool_file, turn,
 };
 use profiler_agent::link::Connection;
 use profiler_agent::{Agent, AgentError};
@@ -365,17 +365,23 @@ fn a_limit_of_time_ends_a_session_whose_steps_stall() {
     assert!(result.notes.iter().any(|note| note.contains("stalled")), "{:?}", result.notes);
 }
 
+/// A session that begins now, of an agent whose clock the test moves.
+fn begun(clock: &Arc<ManualClock>) -> (Agent, FakeController, SpoolFile) {
+    let (agent, mut controller, _) =
+        connect(builder().clock(Arc::clone(clock) as Arc<dyn ClockSource>));
+    let spool = spool_file();
+    controller.arm(arm(1), Some(&spool.file)).unwrap();
+    let commit = profiler_core::control::Commit { fence: 1, t0: clock.now() };
+    controller.ask(AgentRequest::Commit(commit), None).unwrap();
+    (agent, controller, spool)
+}
+
 #[test]
 fn a_step_of_the_real_time_clock_changes_no_window() {
     let _turn = turn();
     let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
-    let (_agent, mut controller, _) =
-        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
-    let spool = spool_file();
-    controller.arm(arm(1), Some(&spool.file)).unwrap();
     let t0 = clock.now();
-    let commit = profiler_core::control::Commit { fence: 1, t0 };
-    controller.ask(AgentRequest::Commit(commit), None).unwrap();
+    let (_agent, mut controller, _spool) = begun(&clock);
     clock.advance(1_000_000_000);
     clock.step_realtime(-1_000_000_000);
     let t1 = clock.now();
@@ -390,12 +396,7 @@ fn a_step_of_the_real_time_clock_changes_no_window() {
 fn a_window_that_goes_on_says_so_beside_a_reading_of_the_clocks() {
     let _turn = turn();
     let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
-    let (_agent, mut controller, _) =
-        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
-    let spool = spool_file();
-    controller.arm(arm(1), Some(&spool.file)).unwrap();
-    let commit = profiler_core::control::Commit { fence: 1, t0: clock.now() };
-    controller.ask(AgentRequest::Commit(commit), None).unwrap();
+    let (_agent, mut controller, spool) = begun(&clock);
     let open = || {
         let rows = rows::<Window>(&spool.path).into_iter().map(|(_, row, _)| row);
         rows.filter(|row| row.edge == WindowEdge::Open.number()).collect::<Vec<_>>()
