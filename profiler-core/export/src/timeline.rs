@@ -1,9 +1,10 @@
 //! Rows put on tracks, in time order, without overlaps: what every trace format draws.
 //!
 //! Rows come mostly by time but not quite: operators and spans are written at their ends, drivers
-//! hand over buffers late. Each track keeps its rows for a while and gives them out sorted; how
-//! long is bounded by memory, not by time. A row that comes later still is drawn on an overflow
-//! lane of its track, out of order, and counted.
+//! hand over buffers late. Each track keeps its rows until nothing earlier can come, which the
+//! capture knows, and gives them out sorted; only where that takes more memory than there may be
+//! are some given out before. A row that comes later still is drawn on an overflow lane of its
+//! track, out of order, and counted.
 //!
 //! Slices of one lane never overlap unless one holds the other whole: trace viewers draw anything
 //! else wrongly or drop it. Kernels that overlap on a device stream go to further lanes; calls of
@@ -166,24 +167,28 @@ struct Track {
     given_until: u64,
 }
 
-/// How far each stream had come some epochs ago.
-#[derive(Default)]
+/// How far a worker has come.
+#[derive(Clone, Copy, Default)]
 struct Progress {
+    /// Nothing that comes begins before.
+    settled: u64,
+    /// The latest start.
     latest: u64,
-    /// At the ends of the last epochs, newest first.
-    past: [u64; LAG_EPOCHS],
-    last_epoch: u64,
+}
+
+impl Progress {
+    /// An instant so many quarters of the way from what is settled to the latest start.
+    fn quarter(&self, nth: u64) -> u64 {
+        let settled = self.settled.min(self.latest);
+        settled + (self.latest - settled) / 4 * nth
+    }
 }
 
 /// More tracks than any process has streams and threads.
 const MAX_TRACKS: usize = 4_096;
 /// As many lanes over all tracks; then a track gets one and no more.
 const MAX_LANES: usize = 16_384;
-/// How many epochs a row may be behind.
-const LAG_EPOCHS: usize = 2;
-/// A stream that gave nothing for so many epochs is not waited for.
-const IDLE_EPOCHS: u64 = 4;
-/// The rows of an epoch, in bytes.
+/// The rows of an epoch, in bytes: so often what is settled is given out.
 const EPOCH_BYTES: usize = 4 << 20;
 /// A list that could hold so many times what it holds gives memory back.
 const ROOMY: usize = 4;
@@ -198,8 +203,7 @@ struct Tracks {
     arena: Arena,
     kept_items: usize,
     epoch_bytes: usize,
-    epoch: u64,
-    progress: HashMap<(u32, u32), Progress>,
+    progress: HashMap<u32, Progress>,
     lanes: usize,
     counts: TimelineCounts,
 }
@@ -213,7 +217,6 @@ impl Tracks {
             arena: Arena::default(),
             kept_items: 0,
             epoch_bytes: 0,
-            epoch: 0,
             progress: HashMap::new(),
             lanes: 0,
             counts: TimelineCounts::default(),
@@ -263,11 +266,11 @@ impl Tracks {
         }
     }
 
-    /// Notes how far a stream has come.
-    fn advance(&mut self, worker: u32, stream: u32, latest: u64) {
-        let progress = self.progress.entry((worker, stream)).or_default();
+    /// Notes how far a worker has come.
+    fn advance(&mut self, worker: u32, settled: u64, latest: u64) {
+        let progress = self.progress.entry(worker).or_default();
+        progress.settled = settled;
         progress.latest = progress.latest.max(latest);
-        progress.last_epoch = self.epoch;
     }
 
     fn is_epoch_full(&self) -> bool {
@@ -282,27 +285,14 @@ impl Tracks {
         definitions: &Definitions,
     ) -> io::Result<()> {
         self.epoch_bytes = 0;
-        self.epoch += 1;
-        let mut horizons: HashMap<u32, (u64, u64)> = HashMap::new();
-        #[expect(clippy::iter_over_hash_type, reason = "minimum and maximum know no order")]
-        for ((worker, _), progress) in &mut self.progress {
-            let past = progress.past[LAG_EPOCHS - 1];
-            progress.past.rotate_right(1);
-            progress.past[0] = progress.latest;
-            if self.epoch - progress.last_epoch > IDLE_EPOCHS {
-                continue;
+        let progress = self.progress.clone();
+        let of = |worker: u32| progress.get(&worker).copied().unwrap_or_default();
+        self.give_out(draw, workers, definitions, |worker| of(worker).settled)?;
+        for nth in 1..=4 {
+            if self.kept_bytes() <= MAX_BYTES {
+                return Ok(());
             }
-            let horizon = horizons.entry(*worker).or_insert((u64::MAX, 0));
-            horizon.0 = horizon.0.min(past);
-            horizon.1 = horizon.1.max(past);
-        }
-        self.give_out(draw, workers, definitions, |worker| {
-            horizons.get(&worker).map_or(0, |horizon| horizon.0)
-        })?;
-        if self.kept_bytes() > MAX_BYTES {
-            self.give_out(draw, workers, definitions, |worker| {
-                horizons.get(&worker).map_or(u64::MAX, |horizon| horizon.1)
-            })?;
+            self.give_out(draw, workers, definitions, |worker| of(worker).quarter(nth))?;
         }
         if self.kept_bytes() > MAX_BYTES {
             return self.give_out(draw, workers, definitions, |_| u64::MAX);
@@ -318,7 +308,7 @@ impl Tracks {
         workers: &[Worker],
         definitions: &Definitions,
     ) -> io::Result<()> {
-        self.progress.retain(|(of, _), _| *of != worker);
+        self.progress.remove(&worker);
         self.give_out(draw, workers, definitions, |of| if of == worker { u64::MAX } else { 0 })
     }
 

@@ -117,13 +117,17 @@ pub struct Place<'a> {
     pub definitions: &'a Definitions,
     /// The heap that the rows' [`profiler_core::record::HeapRef`]s point into.
     pub heap: &'a [u8],
+    /// No row of this worker that comes later begins before this instant. Of a growing spool that is
+    /// what its writer promises: a row may reach it later than that.
+    pub settled_until: u64,
 }
 
 /// Takes the rows of a capture.
 ///
 /// Rows of one call are of one worker, stream and kind. Their ids are the capture's, their
 /// instants lie on its axis; a row that was unfinished ends at its window's end and carries
-/// `flag::UNFINISHED` where it has flags. The order is that of the file: mostly by time.
+/// `flag::UNFINISHED` where it has flags. The order is mostly by time; how far it is kept says
+/// [`Place::settled_until`].
 #[expect(unused_variables, reason = "what a consumer does not want, it ignores")]
 pub trait Consumer {
     /// Before the first row. Of a spool that is still written, more will be known at the end.
@@ -508,11 +512,13 @@ impl Capture {
         if !reader.advance(limit, &mut self.definitions)? {
             return Ok(false);
         }
+        let settled_until = reader.settled_until(limit);
         let mut sink = Delivery {
             worker: &self.workers[index],
             definitions: &self.definitions,
             counts: &mut self.counts,
             consumer,
+            settled_until,
         };
         reader.take_block(&mut sink)?;
         Ok(true)
@@ -525,6 +531,7 @@ impl Capture {
             definitions: &self.definitions,
             counts: &mut self.counts,
             consumer,
+            settled_until: 0,
         };
         self.readers[index].take_waiting(&mut sink, 0)?;
         self.readers[index].release();
@@ -551,6 +558,7 @@ struct Delivery<'a> {
     definitions: &'a Definitions,
     counts: &'a mut Counts,
     consumer: &'a mut dyn Consumer,
+    settled_until: u64,
 }
 
 /// Reads rows of `stride` bytes by the prefix that this build knows; what a shorter row lacks is

@@ -31,6 +31,8 @@ pub(super) struct Pass<'a, 'b> {
     pub(super) waiting: &'a mut Waiting,
     pub(super) scratch: &'a mut Vec<u64>,
     pub(super) handed_out: &'a mut u64,
+    /// The earliest start of a row that waits for its launch.
+    pub(super) held: &'a mut u64,
     pub(super) sink: &'a mut Delivery<'b>,
 }
 
@@ -57,6 +59,7 @@ impl Pass<'_, '_> {
             let StreamState { ids, map, .. } = &mut *self.stream;
             let (windows, launches) = (&mut *self.windows, &mut *self.launches);
             let waiting = &mut *self.waiting;
+            let held = &mut *self.held;
             let sink = &mut *self.sink;
             let id = self.block.stream;
             prefix_rows::<R>(self.block.rows, self.block.stride, |mut row| {
@@ -73,6 +76,9 @@ impl Pass<'_, '_> {
                         && let Some(rows) = R::waiting(waiting)
                     {
                         row.resolve(ids, thread);
+                        if R::HAS_OWN_TIME {
+                            *held = row.start().min(*held);
+                        }
                         rows.push((id, row));
                         return;
                     }
@@ -94,6 +100,7 @@ impl Pass<'_, '_> {
             });
         }
         *self.handed_out = latest;
+        self.sink.settled_until = self.sink.settled_until.min(*self.held);
         use zerocopy::IntoBytes as _;
         let bytes = self.scratch[..kept * size_of::<R>() / 8].as_bytes();
         let Ok(rows) = <[R]>::ref_from_bytes(bytes) else { return Ok(()) };
@@ -161,6 +168,13 @@ pub(super) fn deliver<R: CaptureRow>(
         return Ok(());
     }
     *sink.counts.rows.entry(R::SCHEMA.name).or_default() += rows.len() as u64;
-    let place = Place { worker: sink.worker, stream, info, definitions: sink.definitions, heap };
+    let place = Place {
+        worker: sink.worker,
+        stream,
+        info,
+        definitions: sink.definitions,
+        heap,
+        settled_until: sink.settled_until,
+    };
     R::deliver(sink.consumer, &place, rows).map_err(CaptureError::Consumer)
 }

@@ -53,6 +53,9 @@ pub(super) struct WorkerReader {
     /// The latest instant handed out since the newest window was known to be open.
     handed_out: u64,
     scratch: Vec<u64>,
+    /// Where the block that was loaded begins, and where rows that wait for their launch begin.
+    began: u64,
+    held: u64,
 }
 
 /// A block that was skimmed.
@@ -65,7 +68,10 @@ struct Pending {
 /// Blocks that are looked at before the first of them is read.
 const MAX_PENDING: usize = 1 << 14;
 /// How late the rows of a growing spool may be handed over after the fact.
-const LAG_NS: u64 = 1_000_000_000;
+const LAG_NS: u64 = 750_000_000;
+/// Rows that wait for their launch hold back no others that begin so much later: of some the launch
+/// was before the capture.
+const HOLD_NS: u64 = 1_000_000_000;
 /// Rows that may wait for their launch, of each kind.
 const MAX_WAITING: usize = 32 * 1024;
 
@@ -145,6 +151,8 @@ impl WorkerReader {
             last_key: 0,
             handed_out: 0,
             scratch: Vec::new(),
+            began: 0,
+            held: u64::MAX,
         })
     }
 
@@ -369,6 +377,7 @@ impl WorkerReader {
             if !self.source()?.load(&next.head)? {
                 continue;
             }
+            self.began = key.0;
             // Where a clock was set back its readings come twice; which one a block means was
             // seen when it was skimmed, among its neighbours in the file.
             if next.version == self.survey.version {
@@ -376,6 +385,17 @@ impl WorkerReader {
             }
             return Ok(true);
         }
+    }
+
+    /// No row that is handed out after the loaded block begins before this instant.
+    pub(super) fn settled_until(&self, limit: u64) -> u64 {
+        let read = self.pending.first_key_value().map_or(u64::MAX, |(key, _)| key.0);
+        // Of a growing spool, what was not written yet begins behind what is due.
+        let next = match limit {
+            u64::MAX => read,
+            _ => read.min(limit.saturating_sub(LAG_NS)),
+        };
+        if self.held.saturating_add(HOLD_NS) < self.began { next } else { next.min(self.held) }
     }
 
     /// Whether all rows of a growing spool that belong before a block are known.
@@ -457,13 +477,14 @@ impl WorkerReader {
             return Ok(());
         };
         self.stream(id);
-        let Self { source, streams, windows, launches, waiting, scratch, handed_out, .. } = self;
+        let Self { source, streams, windows, launches, waiting, scratch, handed_out, held, .. } =
+            self;
         let Some(block) = source.as_ref().and_then(|source| source.block()) else {
             return Ok(());
         };
         let Some(stream) = streams.get_mut(&id.0) else { return Ok(()) };
         let mut pass =
-            Pass { block, stream, windows, launches, waiting, scratch, handed_out, sink };
+            Pass { block, stream, windows, launches, waiting, scratch, handed_out, held, sink };
         match kind {
             Kernel::KIND => pass.take::<Kernel>(),
             ApiCall::KIND => pass.take::<ApiCall>(),
@@ -511,7 +532,10 @@ impl WorkerReader {
         self.settle::<Communication>(sink, keep)?;
         self.settle::<Synchronization>(sink, keep)?;
         self.settle::<Overhead>(sink, keep)?;
-        self.settle::<ExternalCorrelation>(sink, keep)
+        self.settle::<ExternalCorrelation>(sink, keep)?;
+        let matters = self.began.saturating_sub(HOLD_NS);
+        self.held = self.waiting.first_start(matters).unwrap_or(u64::MAX);
+        Ok(())
     }
 
     fn settle<R: CaptureRow>(

@@ -62,6 +62,23 @@ impl Waiting {
         ];
         lengths.into_iter().max().unwrap_or(0)
     }
+
+    /// The earliest start of a row, of those that start at `from` or later.
+    pub(super) fn first_start(&self, from: u64) -> Option<u64> {
+        fn first<R: CaptureRow>(rows: &[(StreamId, R)], from: u64) -> Option<u64> {
+            rows.iter().map(|(_, row)| row.start()).filter(|start| *start >= from).min()
+        }
+        let firsts = [
+            first(&self.kernels, from),
+            first(&self.memcpys, from),
+            first(&self.memsets, from),
+            first(&self.memory, from),
+            first(&self.communications, from),
+            first(&self.synchronizations, from),
+            first(&self.overheads, from),
+        ];
+        firsts.into_iter().flatten().min()
+    }
 }
 
 macro_rules! capture_rows {

@@ -60,7 +60,7 @@ impl<D: Draw> Timeline<D> {
             let item = Item { start, end, row: 0, name, kind };
             self.tracks.push(TrackKey { worker, kind: track }, item, words, heap);
         }
-        self.tracks.advance(worker, place.stream.0, latest);
+        self.tracks.advance(worker, place.settled_until, latest);
         let known = self.busy_until.entry(place.worker.index).or_default();
         *known = busy_until.max(*known);
         if !self.tracks.is_epoch_full() {

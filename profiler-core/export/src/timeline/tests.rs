@@ -154,7 +154,7 @@ fn a_worker_that_ended_leaves_nothing_waiting() {
         push(&mut tracks, STREAM, start * 10, start * 10 + 5);
         push(&mut tracks, THREAD, start * 10, start * 10 + 5);
     }
-    tracks.advance(0, 3, 1000);
+    tracks.advance(0, 0, 1000);
     tracks.end_worker(1, &mut draw, &workers(), &Definitions::default()).unwrap();
     assert_eq!(tracks.kept_items, 200, "another's end is not its own");
     tracks.end_worker(0, &mut draw, &workers(), &Definitions::default()).unwrap();

@@ -57,7 +57,7 @@ fn what_was_followed_is_what_is_there_in_the_end() {
             &[Batch::new(StreamId(0), &[tuple(now, 0)]), Batch::new(StreamId(0), &[open])],
         );
     }
-    // While the spool is open, rows a second behind what was declared open are exported already,
+    // While the spool is open, rows some time behind what was declared open are exported already,
     // and none beyond.
     let deadline = Instant::now() + DEADLINE;
     let mut newest = 0;

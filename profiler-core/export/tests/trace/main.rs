@@ -7,5 +7,6 @@ mod follow;
 mod formats;
 mod kineto;
 mod make;
+mod order;
 mod perfetto;
 mod protobuf;

@@ -329,12 +329,12 @@ impl Trace {
 
     /// Pairs of flows: (out, in) counts by id that have both sides.
     pub(crate) fn linked(&self) -> usize {
-        let outs: Vec<u64> = self.slices.iter().flat_map(|s| s.flows_out.clone()).collect();
-        self.slices
-            .iter()
-            .flat_map(|s| s.flows_in.clone())
-            .filter(|id| outs.iter().filter(|out| *out == id).count() == 1)
-            .count()
+        let mut outs: BTreeMap<u64, usize> = BTreeMap::new();
+        for id in self.slices.iter().flat_map(|slice| &slice.flows_out) {
+            *outs.entry(*id).or_default() += 1;
+        }
+        let ins = self.slices.iter().flat_map(|slice| &slice.flows_in);
+        ins.filter(|id| outs.get(id) == Some(&1)).count()
     }
 }
 
