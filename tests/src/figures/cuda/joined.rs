@@ -1,4 +1,4 @@
-//! Programs that know nothing of us: joined by the injected file, idle and recorded.
+//! Programs that know nothing of us: joined and idle, and recorded below `omniprof run`.
 
 use std::sync::OnceLock;
 
@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use profiler_worker::start_request::Activity;
 
 use super::capture::{Recorder, Settings, line};
+use super::launched::Launched;
 use super::loops::{on_torch, pair, ratio, settle, with_torch};
 use super::process::Process;
 use super::{entry, on_device};
@@ -31,14 +32,14 @@ pub(super) fn figures() -> Vec<FigureEntry> {
             "torch_loop",
             "x",
             Some(Bound::AtMost(1.0)),
-            "small operators of unmodified PyTorch / under torch.profiler, CUDA only",
+            "small operators of unmodified PyTorch under `omniprof run` / under torch.profiler, CUDA only",
             torch_loop,
         ),
         entry(
             "torch_stop_complete",
             "ms",
             Some(Bound::AtMost(500.0)),
-            "stop until the .pftrace.gz of 1 M small operators of unmodified PyTorch is whole",
+            "`run`: stop until the .pftrace.gz of 1 M small operators of unmodified PyTorch is whole",
             torch_stop,
         ),
         entry(
@@ -80,25 +81,18 @@ fn idle(context: &Context) -> anyhow::Result<Measured> {
     })
 }
 
-/// A Python process that the file has joined, with torch in it.
-fn joined_torch(context: &Context, settings: Settings) -> anyhow::Result<Recorder> {
-    let mut joined = Recorder::of(context, settings, |dir| Process::injected_python(context, dir))?;
-    joined.worker.ask("torch use 1")?;
-    Ok(joined)
-}
-
 fn torch_loop(context: &Context) -> anyhow::Result<Measured> {
     on_torch(context, |mut theirs| {
-        let mut ours = joined_torch(context, Settings::default())?;
+        let mut ours = Launched::torch(context, vec![Activity::Gpu])?;
         ours.record()?;
-        settle(&mut ours.worker, OPERATORS)?;
+        settle(&mut ours.command, OPERATORS)?;
         settle(&mut theirs, OPERATORS)?;
         let mut pairs = Vec::with_capacity(PAIRS);
         while pairs.len() < PAIRS {
             theirs.ask("torch start")?;
             // Its first operators of a session are slower.
             theirs.ask(OPERATORS)?;
-            pairs.push(pair(&mut theirs, &mut ours.worker, OPERATORS)?);
+            pairs.push(pair(&mut theirs, &mut ours.command, OPERATORS)?);
             theirs.ask("torch stop").context("torch.profiler does not stop")?;
         }
         ours.stop()?;
@@ -109,9 +103,9 @@ fn torch_loop(context: &Context) -> anyhow::Result<Measured> {
 fn torch_stop(context: &Context) -> anyhow::Result<Measured> {
     on_torch(context, |torch| {
         drop(torch);
-        let mut ours = joined_torch(context, Settings::default())?;
+        let mut ours = Launched::torch(context, vec![Activity::Gpu])?;
         ours.record()?;
-        let operator_ns = ours.worker.kernel_ns(MANY_OPERATORS)?;
+        let operator_ns = ours.command.kernel_ns(MANY_OPERATORS)?;
         let (call, complete, manifest) = ours.stop()?;
         let kernels = line(&manifest)?.records.get("kernel").copied().unwrap_or(0);
         anyhow::ensure!(kernels == 1_000_000, "{kernels} kernels of 1 M operators");
@@ -147,13 +141,12 @@ fn transformer_step(
 
 fn measure_steps(context: &Context, mut alone: Process) -> anyhow::Result<Steps> {
     let mut theirs = with_torch(context)?;
-    let activities = vec![Activity::Cpu, Activity::Gpu];
-    let mut ours = joined_torch(context, Settings { activities, ..Settings::default() })?;
-    for process in [&mut alone, &mut theirs, &mut ours.worker] {
+    let mut ours = Launched::torch(context, vec![Activity::Cpu, Activity::Gpu])?;
+    for process in [&mut alone, &mut theirs, &mut ours.command] {
         settle(process, SOME_STEPS)?;
     }
     ours.record()?;
-    settle(&mut ours.worker, SOME_STEPS)?;
+    settle(&mut ours.command, SOME_STEPS)?;
     let mut steps = Steps { alone: 0.0, added: Vec::with_capacity(PAIRS) };
     while steps.added.len() < PAIRS {
         theirs.ask("torch start cpu")?;
@@ -161,7 +154,7 @@ fn measure_steps(context: &Context, mut alone: Process) -> anyhow::Result<Steps>
         theirs.ask(SOME_STEPS)?;
         let (alone_ns, theirs_ns) = pair(&mut alone, &mut theirs, SOME_STEPS)?;
         theirs.ask("torch stop").context("torch.profiler does not stop")?;
-        let (again_ns, ours_ns) = pair(&mut alone, &mut ours.worker, SOME_STEPS)?;
+        let (again_ns, ours_ns) = pair(&mut alone, &mut ours.command, SOME_STEPS)?;
         steps.alone = f64::midpoint(alone_ns, again_ns);
         steps.added.push((theirs_ns - alone_ns, ours_ns - again_ns));
     }

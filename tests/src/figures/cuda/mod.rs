@@ -8,6 +8,7 @@ mod after;
 mod capture;
 mod joined;
 mod latency;
+mod launched;
 mod loops;
 mod million;
 mod peers;

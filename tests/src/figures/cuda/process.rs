@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -49,15 +49,8 @@ impl Process {
         Self::spawn(python(context)?)
     }
 
-    /// The same Python process, joined by the file as it starts.
-    pub(super) fn injected_python(context: &Context, socket_dir: &Path) -> anyhow::Result<Self> {
-        let mut command = python(context)?;
-        command.env("LD_PRELOAD", built(context, INJECTED)?);
-        command.env("OMNIPROF_SOCKET", socket_dir);
-        Self::spawn(command)
-    }
-
-    fn spawn(mut command: Command) -> anyhow::Result<Self> {
+    /// A process that reads lines and answers by lines.
+    pub(super) fn spawn(mut command: Command) -> anyhow::Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -66,6 +59,11 @@ impl Process {
         let input = child.stdin.take().context("the process has no input")?;
         let output = BufReader::new(child.stdout.take().context("the process has no output")?);
         Ok(Self { child, input, output })
+    }
+
+    /// Its standard error, where that was asked to be a pipe; given once.
+    pub(super) fn take_errors(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
     }
 
     /// Says a line and waits for the answer.
@@ -116,7 +114,7 @@ impl Process {
 }
 
 /// Python with the workload's loops and with other profilers.
-fn python(context: &Context) -> anyhow::Result<Command> {
+pub(super) fn python(context: &Context) -> anyhow::Result<Command> {
     let library = built(context, "libcuda_workload.so")?;
     let script = context.fresh_dir("python")?.join("other_profiler.py");
     std::fs::write(&script, PYTHON)?;
