@@ -533,7 +533,7 @@ impl Capture {
             consumer,
             settled_until: 0,
         };
-        self.readers[index].take_waiting(&mut sink, 0)?;
+        self.readers[index].end_waiting(&mut sink)?;
         self.readers[index].release();
         consumer.worker_end(index, &self.workers, &self.definitions).map_err(CaptureError::Consumer)
     }

@@ -69,8 +69,8 @@ struct Pending {
 const MAX_PENDING: usize = 1 << 14;
 /// How late the rows of a growing spool may be handed over after the fact.
 const LAG_NS: u64 = 750_000_000;
-/// Rows that wait for their launch hold back no others that begin so much later: of some the launch
-/// was before the capture.
+/// How long rows may wait for their launch while later ones are read: of some it was before the
+/// capture, of others it is not recorded at all.
 const HOLD_NS: u64 = 1_000_000_000;
 /// Rows that may wait for their launch, of each kind.
 const MAX_WAITING: usize = 32 * 1024;
@@ -395,7 +395,7 @@ impl WorkerReader {
             u64::MAX => read,
             _ => read.min(limit.saturating_sub(LAG_NS)),
         };
-        if self.held.saturating_add(HOLD_NS) < self.began { next } else { next.min(self.held) }
+        next.min(self.held)
     }
 
     /// Whether all rows of a growing spool that belong before a block are known.
@@ -503,44 +503,45 @@ impl WorkerReader {
             Step::KIND => pass.take::<Step>(),
             _ => Ok(()),
         }?;
-        if kind == ApiCall::KIND {
-            return self.take_waiting(sink, MAX_WAITING);
-        }
-        self.bound_waiting(sink)
-    }
-
-    /// Where too many rows of a kind wait for launches that do not come, the oldest half is judged
-    /// by itself.
-    fn bound_waiting(&mut self, sink: &mut Delivery<'_>) -> Result<(), CaptureError> {
-        if self.waiting.longest() <= MAX_WAITING {
+        // Seldom, for all that waits is looked at.
+        let is_old = self.held.saturating_add(HOLD_NS / 2 * 3) < self.began;
+        if kind != ApiCall::KIND && !is_old && self.waiting.longest() <= MAX_WAITING {
             return Ok(());
         }
-        self.take_waiting(sink, MAX_WAITING / 2)
+        let until = self.began.saturating_sub(HOLD_NS);
+        self.take_waiting(sink, until.max(self.waiting.crowded_until(MAX_WAITING)), MAX_WAITING)
     }
 
-    /// Hands out the rows whose launch was read since; of those whose launch was not, all but
-    /// the newest `keep` of a kind are judged by their own start.
-    pub(super) fn take_waiting(
+    /// Hands out what waits for launches, all that there will be.
+    pub(super) fn end_waiting(&mut self, sink: &mut Delivery<'_>) -> Result<(), CaptureError> {
+        self.take_waiting(sink, u64::MAX, 0)
+    }
+
+    /// Hands out the rows whose launch was read since. Of the others those that start until then are
+    /// judged by their own start: of all kinds, since they may share a track. Rows without a start
+    /// are given up where there are more than `keep`.
+    fn take_waiting(
         &mut self,
         sink: &mut Delivery<'_>,
+        until: u64,
         keep: usize,
     ) -> Result<(), CaptureError> {
-        self.settle::<Kernel>(sink, keep)?;
-        self.settle::<Memcpy>(sink, keep)?;
-        self.settle::<Memset>(sink, keep)?;
-        self.settle::<Memory>(sink, keep)?;
-        self.settle::<Communication>(sink, keep)?;
-        self.settle::<Synchronization>(sink, keep)?;
-        self.settle::<Overhead>(sink, keep)?;
-        self.settle::<ExternalCorrelation>(sink, keep)?;
-        let matters = self.began.saturating_sub(HOLD_NS);
-        self.held = self.waiting.first_start(matters).unwrap_or(u64::MAX);
+        self.settle::<Kernel>(sink, until, keep)?;
+        self.settle::<Memcpy>(sink, until, keep)?;
+        self.settle::<Memset>(sink, until, keep)?;
+        self.settle::<Memory>(sink, until, keep)?;
+        self.settle::<Communication>(sink, until, keep)?;
+        self.settle::<Synchronization>(sink, until, keep)?;
+        self.settle::<Overhead>(sink, until, keep)?;
+        self.settle::<ExternalCorrelation>(sink, until, keep)?;
+        self.held = self.waiting.first_start().unwrap_or(u64::MAX);
         Ok(())
     }
 
     fn settle<R: CaptureRow>(
         &mut self,
         sink: &mut Delivery<'_>,
+        until: u64,
         keep: usize,
     ) -> Result<(), CaptureError> {
         let Some(rows) = R::waiting(&mut self.waiting) else { return Ok(()) };
@@ -549,18 +550,18 @@ impl WorkerReader {
         }
         let mut taken = std::mem::take(rows);
         let mut left = Vec::new();
-        let forced = taken.len().saturating_sub(keep);
+        let forced = if taken.len() > keep { taken.len() - keep / 2 } else { 0 };
         let mut ready: BTreeMap<u32, Vec<R>> = BTreeMap::new();
         for (index, waiting) in taken.drain(..).enumerate() {
             let (stream, mut row) = waiting;
             let belongs = match self.launches.belongs(row.correlation()) {
                 Some(belongs) => belongs,
-                None if index >= forced => {
+                None if R::HAS_OWN_TIME && row.start() <= until => self.windows.place(row.start()),
+                None if !R::HAS_OWN_TIME && index < forced => Belongs::Outside,
+                None => {
                     left.push((stream, row));
                     continue;
                 }
-                None if R::HAS_OWN_TIME => self.windows.place(row.start()),
-                None => Belongs::Outside,
             };
             if count_outside(belongs, sink.counts) {
                 continue;

@@ -63,21 +63,43 @@ impl Waiting {
         lengths.into_iter().max().unwrap_or(0)
     }
 
-    /// The earliest start of a row, of those that start at `from` or later.
-    pub(super) fn first_start(&self, from: u64) -> Option<u64> {
-        fn first<R: CaptureRow>(rows: &[(StreamId, R)], from: u64) -> Option<u64> {
-            rows.iter().map(|(_, row)| row.start()).filter(|start| *start >= from).min()
+    /// The earliest start of a row.
+    pub(super) fn first_start(&self) -> Option<u64> {
+        fn first<R: CaptureRow>(rows: &[(StreamId, R)]) -> Option<u64> {
+            rows.iter().map(|(_, row)| row.start()).min()
         }
         let firsts = [
-            first(&self.kernels, from),
-            first(&self.memcpys, from),
-            first(&self.memsets, from),
-            first(&self.memory, from),
-            first(&self.communications, from),
-            first(&self.synchronizations, from),
-            first(&self.overheads, from),
+            first(&self.kernels),
+            first(&self.memcpys),
+            first(&self.memsets),
+            first(&self.memory),
+            first(&self.communications),
+            first(&self.synchronizations),
+            first(&self.overheads),
         ];
         firsts.into_iter().flatten().min()
+    }
+
+    /// Until which start the older half lies, of a kind of which more than `most` wait; 0 = none.
+    pub(super) fn crowded_until(&self, most: usize) -> u64 {
+        fn half<R: CaptureRow>(rows: &[(StreamId, R)], most: usize) -> u64 {
+            if rows.len() <= most {
+                return 0;
+            }
+            let mut starts: Vec<u64> = rows.iter().map(|(_, row)| row.start()).collect();
+            let (_, median, _) = starts.select_nth_unstable(rows.len() / 2);
+            *median
+        }
+        let halves = [
+            half(&self.kernels, most),
+            half(&self.memcpys, most),
+            half(&self.memsets, most),
+            half(&self.memory, most),
+            half(&self.communications, most),
+            half(&self.synchronizations, most),
+            half(&self.overheads, most),
+        ];
+        halves.into_iter().max().unwrap_or(0)
     }
 }
 

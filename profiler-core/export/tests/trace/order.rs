@@ -55,3 +55,31 @@ fn buffers_of_many_threads_are_drawn_in_order() {
     let trace = Trace::parse(&bytes);
     assert_eq!((trace.unmatched, trace.linked() as u64), (0, launched));
 }
+
+/// What the preset `gpu` records: work on the device without the calls that launched it.
+#[test]
+fn work_without_launches_is_drawn_in_order() {
+    let mut spool = Spool::with_window(identity(0), 4_000_000_000);
+    let stream = spool.stream("cuda.activity", ClockDomain::Realtime);
+    let name = spool.string(stream, "gemm");
+    // Twice as many as may wait for launches, over more than rows hold others back.
+    for block in 0..20 {
+        let begin = R0 + 1_000 + block * 150_000_000;
+        let kernels: Vec<_> = (0..4_000)
+            .map(|i| {
+                kernel(name, block * 5_000 + i + 1, begin + i * 37_000, begin + i * 37_000 + 900)
+            })
+            .collect();
+        let copies: Vec<_> = (0..100)
+            .map(|i| {
+                let start = begin + i * 370_000 + 1_000;
+                let correlation = block * 5_000 + 4_001 + i;
+                Memcpy { start, end: start + 900, correlation, stream: 7, ..Memcpy::default() }
+            })
+            .collect();
+        spool.memory.push(stream, &kernels);
+        spool.memory.push(stream, &copies);
+    }
+    let (_, report) = pftrace(vec![spool.done()]);
+    assert_eq!((report.rows["kernel"], report.rows["memcpy"], report.late), (80_000, 2_000, 0));
+}
