@@ -172,15 +172,27 @@ struct Track {
 struct Progress {
     /// Nothing that comes begins before.
     settled: u64,
+    /// Little that comes begins before.
+    reached: u64,
     /// The latest start.
     latest: u64,
+    /// That of the ends of the last epochs, newest first.
+    past: [u64; LAG_EPOCHS],
 }
 
 impl Progress {
-    /// An instant so many quarters of the way from what is settled to the latest start.
-    fn quarter(&self, nth: u64) -> u64 {
-        let settled = self.settled.min(self.latest);
-        settled + (self.latest - settled) / 4 * nth
+    /// What may be given out, by how pressing it is.
+    fn horizon(&self, pressing: u64) -> u64 {
+        match pressing {
+            // Of a growing spool, what began long ago may come still: a span that has just ended.
+            0 => self.settled.min(self.past[LAG_EPOCHS - 1]),
+            1 => self.settled,
+            2 => self.settled.max(self.reached),
+            _ => {
+                let from = self.settled.max(self.reached).min(self.latest);
+                from + (self.latest - from) / 4 * (pressing - 2)
+            }
+        }
     }
 }
 
@@ -188,6 +200,10 @@ impl Progress {
 const MAX_TRACKS: usize = 4_096;
 /// As many lanes over all tracks; then a track gets one and no more.
 const MAX_LANES: usize = 16_384;
+/// How many epochs rows are kept, settled or not.
+const LAG_EPOCHS: usize = 2;
+/// The last step of what is pressing: all that is known.
+const MOST_PRESSING: u64 = 6;
 /// The rows of an epoch, in bytes: so often what is settled is given out.
 const EPOCH_BYTES: usize = 4 << 20;
 /// A list that could hold so many times what it holds gives memory back.
@@ -266,10 +282,11 @@ impl Tracks {
         }
     }
 
-    /// Notes how far a worker has come.
-    fn advance(&mut self, worker: u32, settled: u64, latest: u64) {
+    /// Notes how far a worker has come: until when all is known, and where its rows lie.
+    fn advance(&mut self, worker: u32, settled: u64, first: u64, latest: u64) {
         let progress = self.progress.entry(worker).or_default();
         progress.settled = settled;
+        progress.reached = progress.reached.max(first);
         progress.latest = progress.latest.max(latest);
     }
 
@@ -287,12 +304,16 @@ impl Tracks {
         self.epoch_bytes = 0;
         let progress = self.progress.clone();
         let of = |worker: u32| progress.get(&worker).copied().unwrap_or_default();
-        self.give_out(draw, workers, definitions, |worker| of(worker).settled)?;
-        for nth in 1..=4 {
-            if self.kept_bytes() <= MAX_BYTES {
-                return Ok(());
+        for pressing in 0..=MOST_PRESSING {
+            if pressing > 0 && self.kept_bytes() <= MAX_BYTES {
+                break;
             }
-            self.give_out(draw, workers, definitions, |worker| of(worker).quarter(nth))?;
+            self.give_out(draw, workers, definitions, |worker| of(worker).horizon(pressing))?;
+        }
+        #[expect(clippy::iter_over_hash_type, reason = "each by itself")]
+        for progress in self.progress.values_mut() {
+            progress.past.rotate_right(1);
+            progress.past[0] = progress.latest;
         }
         if self.kept_bytes() > MAX_BYTES {
             return self.give_out(draw, workers, definitions, |_| u64::MAX);

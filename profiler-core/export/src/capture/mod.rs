@@ -117,8 +117,9 @@ pub struct Place<'a> {
     pub definitions: &'a Definitions,
     /// The heap that the rows' [`profiler_core::record::HeapRef`]s point into.
     pub heap: &'a [u8],
-    /// No row of this worker that comes later begins before this instant. Of a growing spool that is
-    /// what its writer promises: a row may reach it later than that.
+    /// No row of this worker that comes later begins before this instant, as far as is known: a row
+    /// may reach a growing spool later than its writer promises, and of a spool with tens of
+    /// thousands of blocks not all heads were seen.
     pub settled_until: u64,
 }
 
@@ -526,12 +527,13 @@ impl Capture {
 
     fn finish(&mut self, index: usize, consumer: &mut dyn Consumer) -> Result<(), CaptureError> {
         self.refresh(index)?;
+        let settled_until = self.readers[index].settled_until(u64::MAX);
         let mut sink = Delivery {
             worker: &self.workers[index],
             definitions: &self.definitions,
             counts: &mut self.counts,
             consumer,
-            settled_until: 0,
+            settled_until,
         };
         self.readers[index].end_waiting(&mut sink)?;
         self.readers[index].release();

@@ -47,10 +47,11 @@ impl<D: Draw> Timeline<D> {
         describe: impl Fn(&R) -> (TrackKind, u64, u64, u32, HeapRef),
     ) -> io::Result<()> {
         let worker = place.worker.index as u32;
-        let mut latest = 0;
+        let (mut first, mut latest) = (u64::MAX, 0);
         let mut busy_until = 0;
         for row in rows {
             let (track, start, end, name, heap) = describe(row);
+            first = first.min(start);
             latest = latest.max(start);
             if matches!(track, TrackKind::Thread { .. }) {
                 busy_until = busy_until.max(end);
@@ -60,9 +61,16 @@ impl<D: Draw> Timeline<D> {
             let item = Item { start, end, row: 0, name, kind };
             self.tracks.push(TrackKey { worker, kind: track }, item, words, heap);
         }
-        self.tracks.advance(worker, place.settled_until, latest);
+        if !rows.is_empty() {
+            self.tracks.advance(worker, place.settled_until, first, latest);
+        }
         let known = self.busy_until.entry(place.worker.index).or_default();
         *known = busy_until.max(*known);
+        self.end_epoch(place)
+    }
+
+    /// Gives out what may be given out, where enough came for that.
+    fn end_epoch(&mut self, place: &Place<'_>) -> io::Result<()> {
         if !self.tracks.is_epoch_full() {
             return Ok(());
         }
@@ -197,7 +205,11 @@ impl<D: Draw> Consumer for Timeline<D> {
                 self.put_step(worker as u32, before, row.time.min(end));
             }
         }
-        Ok(())
+        if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
+            let worker = worker as u32;
+            self.tracks.advance(worker, place.settled_until, first.time, last.time);
+        }
+        self.end_epoch(place)
     }
 
     fn worker_end(

@@ -154,7 +154,7 @@ fn a_worker_that_ended_leaves_nothing_waiting() {
         push(&mut tracks, STREAM, start * 10, start * 10 + 5);
         push(&mut tracks, THREAD, start * 10, start * 10 + 5);
     }
-    tracks.advance(0, 0, 1000);
+    tracks.advance(0, 0, 10, 1000);
     tracks.end_worker(1, &mut draw, &workers(), &Definitions::default()).unwrap();
     assert_eq!(tracks.kept_items, 200, "another's end is not its own");
     tracks.end_worker(0, &mut draw, &workers(), &Definitions::default()).unwrap();
@@ -163,6 +163,22 @@ fn a_worker_that_ended_leaves_nothing_waiting() {
     assert_eq!(room, 0);
     let counts = finish(tracks, &mut draw);
     assert_eq!((counts, draw.slices.len()), (TimelineCounts::default(), 200));
+}
+
+/// What began long ago may come yet, where a spool grows: a span is written when it ends.
+#[test]
+fn the_rows_of_two_epochs_are_kept_though_they_are_settled() {
+    let (mut tracks, mut draw) = (Tracks::new(), Recorder::default());
+    let mut kept = Vec::new();
+    for epoch in 1..=4 {
+        push(&mut tracks, THREAD, epoch * 100, epoch * 100 + 50);
+        tracks.advance(0, u64::MAX, epoch * 100, epoch * 100 + 1);
+        tracks.turn_epoch(&mut draw, &workers(), &Definitions::default()).unwrap();
+        kept.push(tracks.kept_items);
+    }
+    assert_eq!(kept, [1, 2, 2, 2]);
+    push(&mut tracks, THREAD, 250, 470);
+    assert_eq!(finish(tracks, &mut draw).late, 0);
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -14,6 +15,8 @@ use crate::figures::Context;
 const PYTHON: &str = include_str!("other_profiler.py");
 /// The workload's program.
 const WORKLOAD: &str = "cuda-workload";
+/// How long a process may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What joins a program that knows nothing of us.
 const INJECTED: &str = "libomniprof_inject.so";
 /// The interpreter that has them.
@@ -22,7 +25,8 @@ const PYTHON_VARIABLE: &str = "OMNIPROF_PYTHON";
 /// A process.
 pub(super) struct Process {
     child: Child,
-    input: ChildStdin,
+    /// Its end ends the process.
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -56,7 +60,7 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("{} does not start", command.get_program().display()))?;
-        let input = child.stdin.take().context("the process has no input")?;
+        let input = Some(child.stdin.take().context("the process has no input")?);
         let output = BufReader::new(child.stdout.take().context("the process has no output")?);
         Ok(Self { child, input, output })
     }
@@ -74,8 +78,8 @@ impl Process {
 
     /// Says a line.
     pub(super) fn tell(&mut self, line: &str) -> anyhow::Result<()> {
-        writeln!(self.input, "{line}")
-            .with_context(|| format!("the process does not hear {line:?}"))
+        let input = self.input.as_mut().context("the process has no input")?;
+        writeln!(input, "{line}").with_context(|| format!("the process does not hear {line:?}"))
     }
 
     fn answer(&mut self) -> anyhow::Result<Value> {
@@ -125,7 +129,14 @@ pub(super) fn python(context: &Context) -> anyhow::Result<Command> {
 }
 
 impl Drop for Process {
+    /// Lets it end by itself, and with it what it started: killed, `omniprof run` would leave behind
+    /// a process that gives back its device while the next one is measured.
     fn drop(&mut self) {
+        self.input = None;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _killed: std::io::Result<()> = self.child.kill();
         let _waited: std::io::Result<_> = self.child.wait();
     }

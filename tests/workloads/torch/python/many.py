@@ -42,6 +42,7 @@ def peak_of(process):
         peak = max(peak, int(lines.get("VmHWM", "0 kB").split()[0]) / 1024)
         time.sleep(0.005)
     assert process.returncode == 0, process.returncode
+    assert peak > 0, "it ended before it was looked at"
     return peak
 
 
