@@ -3,6 +3,7 @@
 
 pub mod figures;
 pub mod fuzz;
+mod http;
 pub mod matrix;
 pub mod npu_stand_in;
 pub mod plugins;

@@ -2,7 +2,7 @@
 //!
 //! Rows come mostly by time but not quite: operators and spans are written at their ends, drivers
 //! hand over buffers late. Each track keeps its rows until nothing earlier can come, which the
-//! capture knows, and gives them out sorted; only where that takes more memory than there may be
+//! capture knows, and a little longer, and gives them out sorted; only where that takes more memory than there may be
 //! are some given out before. A row that comes later still is drawn on an overflow lane of its
 //! track, out of order, and counted.
 //!
@@ -188,6 +188,7 @@ impl Progress {
             0 => self.settled.min(self.past[LAG_EPOCHS - 1]),
             1 => self.settled,
             2 => self.settled.max(self.reached),
+            // A quarter more at a time of what lies behind.
             _ => {
                 let from = self.settled.max(self.reached).min(self.latest);
                 from + (self.latest - from) / 4 * (pressing - 2)
@@ -202,7 +203,7 @@ const MAX_TRACKS: usize = 4_096;
 const MAX_LANES: usize = 16_384;
 /// How many epochs rows are kept, settled or not.
 const LAG_EPOCHS: usize = 2;
-/// The last step of what is pressing: all that is known.
+/// The most pressing of [`Progress::horizon`]: all but what begins last.
 const MOST_PRESSING: u64 = 6;
 /// The rows of an epoch, in bytes: so often what is settled is given out.
 const EPOCH_BYTES: usize = 4 << 20;

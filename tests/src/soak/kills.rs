@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::worker::{self, Worker};
 use super::{Line, Setting, is_whole, spools, wait_for};
+use crate::http;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const WORKERS: usize = 4;
@@ -133,17 +134,7 @@ impl Drop for Server {
 }
 
 fn ask(url: &str, method: &str, path: &str) -> anyhow::Result<Value> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(DEADLINE * 2))
-        .build()
-        .into();
-    let request = ureq::http::Request::builder().method(method).uri(format!("{url}{path}"));
-    let mut response = agent.run(request.body(())?)?;
-    let status = response.status();
-    let answer: Value = response.body_mut().read_json()?;
-    anyhow::ensure!(status.is_success(), "{method} {path}: {status}: {answer}");
-    Ok(answer)
+    http::ask(method, &format!("{url}{path}"), None, DEADLINE * 2)
 }
 
 /// Kills the server while it records, starts another on its root, and stops there.

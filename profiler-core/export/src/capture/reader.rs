@@ -53,8 +53,9 @@ pub(super) struct WorkerReader {
     /// The latest instant handed out since the newest window was known to be open.
     handed_out: u64,
     scratch: Vec<u64>,
-    /// Where the block that was loaded begins, and where rows that wait for their launch begin.
+    /// Where the block that was loaded begins.
     began: u64,
+    /// The earliest start of a row that waits for its launch; none waits = the last instant.
     held: u64,
 }
 

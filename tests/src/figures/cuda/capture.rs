@@ -19,7 +19,7 @@ use crate::figures::measure::status_bytes;
 use crate::figures::{Context, rusage};
 
 /// How long anything may take.
-const DEADLINE: Duration = Duration::from_secs(300);
+pub(super) const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A worker process and the controller that it belongs to.
 pub(super) struct Recorder {

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use profiler_worker::manifest::Manifest;
 use profiler_worker::start_request::Activity;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::capture::line;
-use super::process::Process;
+use super::capture::{DEADLINE, line};
+use super::process::{Process, python};
 use crate::figures::Context;
+use crate::http;
 
-/// How long anything may take.
-const DEADLINE: Duration = Duration::from_secs(300);
 /// What `run` says before it starts the command.
 const HINT: &str = "/start_profile";
 
@@ -36,7 +34,7 @@ impl Launched {
             // Operators are of a process that is joined as it starts.
             run.args(["--join", "preload"]);
         }
-        let python = super::process::python(context)?;
+        let python = python(context)?;
         run.arg("--").arg(python.get_program()).args(python.get_args());
         // How full the disk is, is not what is measured.
         run.env("OMNIPROF_MIN_FREE_PERCENT", "0").stderr(Stdio::piped());
@@ -62,32 +60,24 @@ impl Launched {
     /// Starts a capture.
     pub(super) fn record(&self) -> anyhow::Result<()> {
         let request = json!({ "activities": self.activities, "wait_join_ms": 20_000 });
-        let _session: Value = self.post("start_profile", request)?;
+        self.post("start_profile", &request)?;
         Ok(())
     }
 
     /// Ends it: how long the call took, how long until the last file was whole, and what came.
     pub(super) fn stop(&self) -> anyhow::Result<(Duration, Duration, Manifest)> {
         let begin = Instant::now();
-        let _begun: Value = self.post("stop_profile", json!({ "wait_ms": 0 }))?;
+        self.post("stop_profile", &json!({ "wait_ms": 0 }))?;
         let call = begin.elapsed();
         let wait_ms = u64::try_from(DEADLINE.as_millis())?;
-        let manifest = self.post("stop_profile", json!({ "wait_ms": wait_ms }))?;
+        let manifest = self.post("stop_profile", &json!({ "wait_ms": wait_ms }))?;
         let complete = begin.elapsed();
+        let manifest = serde_json::from_value(manifest)?;
         line(&manifest)?;
         Ok((call, complete, manifest))
     }
 
-    fn post<T: DeserializeOwned>(&self, path: &str, body: Value) -> anyhow::Result<T> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(DEADLINE * 2))
-            .build()
-            .into();
-        let mut response = agent.post(format!("{}/{path}", self.url)).send_json(body)?;
-        let status = response.status();
-        let answer: Value = response.body_mut().read_json()?;
-        anyhow::ensure!(status.is_success(), "{path}: {status}: {answer}");
-        Ok(serde_json::from_value(answer)?)
+    fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        http::ask("POST", &format!("{}/{path}", self.url), Some(body), DEADLINE * 2)
     }
 }
