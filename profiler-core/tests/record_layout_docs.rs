@@ -54,7 +54,7 @@ fn declared(schema: &Schema) -> Declared {
 /// A comment as the cell of a table: without the brackets of Rust's links and its paths.
 fn plain(text: &str) -> String {
     let text = text.replace("[`super::", "`").replace("[`", "`").replace("`]", "`");
-    text.replace('|', "\\|")
+    text.replace("`StringId::NONE`", "0").replace("`StackId::NONE`", "0").replace('|', "\\|")
 }
 
 /// What the bytes of a field are.
