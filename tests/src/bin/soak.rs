@@ -1,4 +1,5 @@
-//! Soak and faults: `soak [--cycles N] [--seconds N] [--workers N] [--seed N] [SCENARIO…] [--json]`.
+//! Soak and faults: `soak [--cycles N | --hour] [--seconds N] [--workers N] [--seed N] [--json]
+//! [SCENARIO…]`.
 //!
 //! One line for each thing that was counted: how much, the most that is allowed, and whether it
 //! holds. The exit code is 1 if something does not hold.
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use profiler_tests::soak::{Setting, scenarios, worker};
+use profiler_tests::soak::{Cycles, Setting, scenarios, worker};
 
 /// Starts and stops at speed, kills processes, fills and slows disks, steps clocks, and counts what that leaves.
 #[derive(Parser)]
@@ -17,9 +18,12 @@ use profiler_tests::soak::{Setting, scenarios, worker};
 struct Args {
     /// The scenarios; none = all.
     scenarios: Vec<String>,
-    /// Start/stop cycles.
+    /// Start/stop cycles of each scenario of cycles.
     #[arg(long, default_value_t = 1000)]
     cycles: u32,
+    /// As many cycles as fit into an hour, of each scenario of cycles.
+    #[arg(long, conflicts_with = "cycles")]
+    hour: bool,
     /// How long each scenario of faults works, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -47,7 +51,11 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     let faults = Duration::from_secs(args.seconds);
-    let setting = Setting::new(args.cycles, faults, args.workers, args.seed)?;
+    let cycles = match args.hour {
+        true => Cycles::For(Duration::from_secs(3600)),
+        false => Cycles::Count(args.cycles),
+    };
+    let setting = Setting::new(cycles, faults, args.workers, args.seed)?;
     eprintln!("soak: seed {}", args.seed);
     let mut holds = true;
     for (name, run) in scenarios() {

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const WORKERS: usize = 4;
 /// What a killed process may have lost: what was appended in its last half second is promised, and
 /// a busy machine gets as much again.
-const LOST_MS: f64 = 1000.0;
+pub(super) const LOST_MS: f64 = 1000.0;
 /// A worker that lives so long has written something.
 const SHORT: Duration = Duration::from_millis(600);
 
@@ -40,6 +40,7 @@ pub fn workers(setting: &Setting) -> anyhow::Result<Vec<Line>> {
     let mut workers: Vec<Worker> = Vec::new();
     let (mut rounds, mut killed_in_all, mut wrong_lines, mut unreadable) = (0, 0, 0, 0);
     let (mut worst_ms, mut slowest_stop, mut empty) = (0.0_f64, Duration::ZERO, 0);
+    let (mut marks, mut holes) = (0, 0);
     let began = Instant::now();
     while began.elapsed() < setting.faults {
         rounds += 1;
@@ -73,6 +74,8 @@ pub fn workers(setting: &Setting) -> anyhow::Result<Vec<Line>> {
                 .unwrap_or_default();
             unreadable += usize::from(read.damaged);
             empty += usize::from(read.marks == 0);
+            marks += read.marks;
+            holes += read.holes();
             match death {
                 None => wrong_lines += usize::from(!is_whole(line)),
                 Some((_, at)) => {
@@ -92,9 +95,16 @@ pub fn workers(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         Line::bounded(NAME, "lines-not-as-expected", wrong_lines as f64, "", 0.0),
         Line::bounded(NAME, "spools-damaged", unreadable as f64, "", 0.0),
         Line::bounded(NAME, "spools-empty", empty as f64, "", 0.0),
+        holes_line(NAME, holes, marks),
         Line::bounded(NAME, "lost-before-the-kill", worst_ms, "ms", LOST_MS),
         Line::told(NAME, "slowest-stop", slowest_stop.as_secs_f64() * 1e3, "ms"),
     ])
+}
+
+/// Marks that are neither kept nor counted, in the middle of spools.
+pub(super) fn holes_line(name: &'static str, holes: u64, marks: u64) -> Line {
+    Line::bounded(name, "marks-neither-kept-nor-counted", holes as f64, "", 0.0)
+        .noted(format!("of {marks}"))
 }
 
 /// A server process, and the workers' socket folder.
@@ -153,7 +163,7 @@ pub fn controller(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         .map(|rank| Worker::start(socket.path(), rank))
         .collect::<Result<Vec<_>, _>>()?;
     let (mut rounds, mut not_whole, mut wrong, mut slowest) = (0, 0, 0, Duration::ZERO);
-    let mut gap_ms = 0.0_f64;
+    let (mut gap_ms, mut marks, mut holes) = (0.0_f64, 0, 0);
     let began = Instant::now();
     while began.elapsed() < setting.faults {
         rounds += 1;
@@ -182,6 +192,8 @@ pub fn controller(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         for file in files {
             let read = worker::read(&file)?;
             not_whole += usize::from(read.damaged || !read.closed);
+            marks += read.marks;
+            holes += read.holes();
             // They recorded all the time, whoever was dead.
             gap_ms = gap_ms.max(now.saturating_sub(read.last) as f64 / 1e6);
         }
@@ -191,6 +203,7 @@ pub fn controller(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         Line::told(NAME, "rounds", f64::from(rounds), ""),
         Line::bounded(NAME, "sessions-or-lines-not-as-expected", wrong as f64, "", 0.0),
         Line::bounded(NAME, "spools-not-whole", not_whole as f64, "", 0.0),
+        holes_line(NAME, holes, marks),
         Line::bounded(NAME, "recorded-until-the-stop", gap_ms, "ms", LOST_MS),
         Line::told(NAME, "slowest-return-of-workers", slowest.as_secs_f64() * 1e3, "ms"),
     ])
@@ -219,6 +232,7 @@ pub fn launcher(setting: &Setting) -> anyhow::Result<Vec<Line>> {
     let root = setting.folder(NAME)?;
     let mut dice = Random::new(setting.seed);
     let (mut rounds, mut dead, mut unreadable, mut no_trace) = (0, 0, 0, 0);
+    let (mut gap_ms, mut samples) = (0.0_f64, 0);
     let began = Instant::now();
     while began.elapsed() < setting.faults {
         rounds += 1;
@@ -249,6 +263,7 @@ pub fn launcher(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         std::thread::sleep(Duration::from_millis(200));
         let lives = rustix::process::test_kill_process(pid).is_ok();
         dead += usize::from(!lives);
+        let killed = SystemClock::new().now().monotonic_ns;
         if lives {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
         }
@@ -264,7 +279,11 @@ pub fn launcher(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         // 4: done, and the worker was killed.
         no_trace += usize::from(!matches!(recovered.status.code(), Some(0 | 4)));
         for file in spools(&root)? {
-            unreadable += usize::from(worker::read(&file)?.damaged);
+            let read = worker::read(&file)?;
+            unreadable += usize::from(read.damaged);
+            samples += read.samples;
+            // The command computes without a pause, and is sampled until its own end.
+            gap_ms = gap_ms.max(killed.saturating_sub(read.last_sample) as f64 / 1e6);
             let trace = file.with_extension("pftrace.gz");
             no_trace += usize::from(!trace.is_file());
         }
@@ -274,5 +293,7 @@ pub fn launcher(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         Line::bounded(NAME, "commands-dead", dead as f64, "", 0.0),
         Line::bounded(NAME, "spools-damaged", unreadable as f64, "", 0.0),
         Line::bounded(NAME, "not-recovered", no_trace as f64, "", 0.0),
+        Line::bounded(NAME, "recorded-until-its-end", gap_ms, "ms", LOST_MS)
+            .noted(format!("{samples} samples")),
     ])
 }

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_worker::controller::StopRequest;
 use profiler_worker::start_request::StartRequest;
 
+use super::kills;
 use super::process::Held;
 use super::worker::{self, Worker};
 use super::{Line, Setting, is_whole};
@@ -29,11 +31,14 @@ pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
 
     let (mut start, mut stop) = (Duration::ZERO, Duration::ZERO);
     let (mut missing, mut bad, mut expected_dead) = (0, 0, 0);
+    let (mut marks, mut holes, mut gap_ms) = (0, 0, 0.0_f64);
     for capture in 0..CAPTURES {
         let begin = Instant::now();
         controller.start(&StartRequest::default())?;
         start = start.max(begin.elapsed());
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(2));
+        // Whoever is killed is killed after this, and the others go on.
+        let until = SystemClock::new().now().monotonic_ns;
         if capture == CAPTURES - 1 {
             expected_dead = count / 10;
             for worker in workers.iter_mut().take(expected_dead) {
@@ -50,6 +55,9 @@ pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         for spool in super::spools(std::path::Path::new(&manifest.directory))? {
             let read = worker::read(&spool)?;
             bad += usize::from(read.damaged || read.marks == 0);
+            marks += read.marks;
+            holes += read.holes();
+            gap_ms = gap_ms.max(until.saturating_sub(read.last) as f64 / 1e6);
         }
     }
     let held = Held::of(std::process::id())?;
@@ -60,6 +68,8 @@ pub fn run(setting: &Setting) -> anyhow::Result<Vec<Line>> {
         Line::bounded(NAME, "lines-missing", missing as f64, "", 0.0),
         Line::bounded(NAME, "not-as-expected", bad as f64, "", 0.0)
             .noted(format!("{expected_dead} were killed")),
+        kills::holes_line(NAME, holes, marks),
+        Line::bounded(NAME, "recorded-until-the-stop", gap_ms, "ms", kills::LOST_MS),
         Line::told(NAME, "controller-threads", held.threads as f64, ""),
     ])
 }

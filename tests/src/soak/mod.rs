@@ -5,6 +5,7 @@
 //! killed when is printed, so that a run can be made again.
 
 pub mod clock_steps;
+mod cuda_stand_in;
 pub mod cycles;
 pub mod disk;
 pub mod kills;
@@ -20,14 +21,25 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use profiler_worker::Controller;
 use profiler_worker::manifest::{LineState, WorkerLine};
+use profiler_worker::start_request::SessionDefaults;
 use serde::Serialize;
+
+/// How many start/stop cycles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a run has one of these ends")]
+pub enum Cycles {
+    /// So many.
+    Count(u32),
+    /// As many as fit into this time.
+    For(Duration),
+}
 
 /// How long the scenarios work, and with what.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Setting {
-    /// Start/stop cycles.
-    pub cycles: u32,
+    /// Start/stop cycles of each scenario of cycles.
+    pub cycles: Cycles,
     /// How long each scenario of random faults works.
     pub faults: Duration,
     /// Workers of the scenario that has many.
@@ -43,7 +55,12 @@ impl Setting {
     /// # Errors
     ///
     /// No temporary folder can be made.
-    pub fn new(cycles: u32, faults: Duration, workers: usize, seed: u64) -> anyhow::Result<Self> {
+    pub fn new(
+        cycles: Cycles,
+        faults: Duration,
+        workers: usize,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
         let scratch = tempfile::Builder::new()
             .prefix("omniprof-soak-")
             .tempdir()
@@ -156,6 +173,8 @@ pub type Scenario = (&'static str, fn(&Setting) -> anyhow::Result<Vec<Line>>);
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         ("cycles", cycles::run),
+        ("cycles-cuda", cycles::cuda),
+        ("cycles-npu", cycles::npu),
         ("killed-workers", kills::workers),
         ("killed-controller", kills::controller),
         ("killed-launcher", kills::launcher),
@@ -184,8 +203,12 @@ pub(crate) fn wait_for<T>(
 
 /// A controller that exports and deletes nothing, and where its workers find it.
 pub(crate) fn controller(root: PathBuf) -> anyhow::Result<(Controller, PathBuf)> {
+    let mut defaults = SessionDefaults::default();
+    // The stand-in for libcupti comes without a driver to wait for.
+    defaults.all.session.options.insert("cuda.attach".to_owned(), "at_once".into());
     let controller = Controller::builder()
         .root(root)
+        .defaults(defaults)
         .without_exporter()
         .options(|options| options.retention = None)
         .build()?;
