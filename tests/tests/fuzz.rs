@@ -17,8 +17,22 @@ fn holds(name: &str) {
 #[test]
 fn every_target_is_read_here() {
     let names: Vec<_> = targets::all().iter().map(|target| target.name).collect();
-    let here =
-        ["spool", "cupti", "mspti", "kineto", "http-bodies", "config", "control", "trace-paths"];
+    let here = [
+        "spool",
+        "cupti",
+        "mspti",
+        "kineto",
+        "ascend-database",
+        "msprof-tables",
+        "http-bodies",
+        "launcher-bodies",
+        "config",
+        "config-files",
+        "map-rules",
+        "control",
+        "frames",
+        "trace-paths",
+    ];
     assert_eq!(names, here);
 }
 
@@ -36,6 +50,19 @@ fn kept_inputs_are_understood() {
         let value = serde_json::from_slice(&config).unwrap();
         let parsed = profiler_core::config::ProfilerConfig::parse(&value);
         assert!(parsed.is_ok(), "{parsed:?}");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["kineto", "ascend-database"] {
+        for (number, trace) in corpus(&target(name)).unwrap().iter().enumerate() {
+            // Two of the traces are texts that hold nothing.
+            if trace.len() < 3 {
+                continue;
+            }
+            let place = scratch.path().join(format!("{name}-{number}.json"));
+            std::fs::write(&place, trace).unwrap();
+            let imported = profiler_export::import::import(&place, &place.with_extension("spool"));
+            assert!(imported.is_ok(), "{name}, {number}: {imported:?}");
+        }
     }
 }
 
@@ -60,8 +87,23 @@ fn traces_of_other_profilers() {
 }
 
 #[test]
+fn databases_of_ascend() {
+    holds("ascend-database");
+}
+
+#[test]
+fn tables_of_msprof() {
+    holds("msprof-tables");
+}
+
+#[test]
 fn bodies_of_requests() {
     holds("http-bodies");
+}
+
+#[test]
+fn bodies_of_launchers() {
+    holds("launcher-bodies");
 }
 
 #[test]
@@ -70,8 +112,23 @@ fn configurations() {
 }
 
 #[test]
+fn configuration_files() {
+    holds("config-files");
+}
+
+#[test]
+fn rules_of_names() {
+    holds("map-rules");
+}
+
+#[test]
 fn messages_of_controllers_and_agents() {
     holds("control");
+}
+
+#[test]
+fn frames_of_the_link() {
+    holds("frames");
 }
 
 #[test]

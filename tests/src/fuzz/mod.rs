@@ -5,6 +5,9 @@
 //! [`mutate::Mutator`]: no coverage guides it, so that it runs on any compiler. An input that broke
 //! a target goes into the corpus, where each test run reads it again.
 
+mod configuration;
+mod foreign_traces;
+mod frames;
 pub mod mutate;
 pub mod targets;
 

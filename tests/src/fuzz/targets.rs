@@ -12,10 +12,11 @@ use profiler_core::sink::{RecordSink as _, StreamInfo};
 use profiler_core::spool::SpoolReader;
 use profiler_core::spool::format::{BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, ParsedHeader};
 use profiler_core::trace_path::{SessionId, SessionLabel, TracePath, TracePathPolicy};
-use profiler_worker::controller::StopRequest;
+use profiler_worker::Controller;
+use profiler_worker::controller::{ProcessLine, StopRequest};
 use profiler_worker::start_request::StartRequest;
 
-use super::Target;
+use super::{Target, configuration, foreign_traces, frames};
 
 /// Words of JSON, and numbers at its edges.
 const JSON: &[&str] = &[
@@ -80,7 +81,23 @@ pub fn all() -> Vec<Target> {
             texts: &[KINETO, ASCEND, b"{}", b"[]"],
             words: JSON,
             mend: as_it_is,
-            read: kineto,
+            read: foreign_traces::read_trace,
+        },
+        Target {
+            name: "ascend-database",
+            seeds: &[],
+            texts: &[],
+            words: foreign_traces::DATABASE_WORDS,
+            mend: as_it_is,
+            read: foreign_traces::read_trace,
+        },
+        Target {
+            name: "msprof-tables",
+            seeds: &[],
+            texts: foreign_traces::TABLES,
+            words: foreign_traces::TABLE_WORDS,
+            mend: as_it_is,
+            read: foreign_traces::read_table,
         },
         Target {
             name: "http-bodies",
@@ -96,6 +113,17 @@ pub fn all() -> Vec<Target> {
             read: bodies,
         },
         Target {
+            name: "launcher-bodies",
+            seeds: &[],
+            texts: &[
+                br#"[{"pid":4711,"title":"VLLM::Worker_TP0","code":"no_preload","message":"started before the launcher"},{"pid":1,"title":"","code":"","message":""}]"#,
+                b"[]",
+            ],
+            words: JSON,
+            mend: as_it_is,
+            read: launchers,
+        },
+        Target {
             name: "config",
             seeds: &[],
             texts: &[
@@ -105,6 +133,22 @@ pub fn all() -> Vec<Target> {
             words: JSON,
             mend: as_it_is,
             read: config,
+        },
+        Target {
+            name: "config-files",
+            seeds: &[],
+            texts: configuration::FILES,
+            words: configuration::FILE_WORDS,
+            mend: as_it_is,
+            read: configuration::read_files,
+        },
+        Target {
+            name: "map-rules",
+            seeds: &[],
+            texts: configuration::RULES,
+            words: configuration::RULE_WORDS,
+            mend: as_it_is,
+            read: configuration::read_rule,
         },
         Target {
             name: "control",
@@ -117,6 +161,14 @@ pub fn all() -> Vec<Target> {
             words: JSON,
             mend: as_it_is,
             read: control,
+        },
+        Target {
+            name: "frames",
+            seeds: &[],
+            texts: &[b"\x02\0\0\0{}", b"\xff\xff\xff\xff"],
+            words: JSON,
+            mend: frames::mend,
+            read: frames::read,
         },
         Target {
             name: "trace-paths",
@@ -146,7 +198,7 @@ const KINETO: &[u8] = br#"{"schemaVersion": 1, "deviceProperties": [{"id": 0, "n
  {"ph": "M", "name": "thread_name", "pid": 55, "tid": 55, "args": {"name": "main"}}],
  "baseTimeNanoseconds": 1700000000000000000}"#;
 
-const ASCEND: &[u8] = br#"[{"name": "process_name", "pid": 2, "tid": 0, "args": {"name": "Ascend Hardware"}, "ph": "M"},
+pub(super) const ASCEND: &[u8] = br#"[{"name": "process_name", "pid": 2, "tid": 0, "args": {"name": "Ascend Hardware"}, "ph": "M"},
  {"name": "MatMulV2", "pid": 2, "tid": 7, "ts": "1700000000000.125", "dur": 3.5, "ph": "X",
   "args": {"Model Id": 4294967295, "Task Type": "AI_CORE", "Stream Id": 7, "Task Id": 1, "connection_id": 9}},
  {"name": "HostToDevice9", "ph": "f", "id": "9", "pid": 2, "tid": 7, "ts": "1700000000000.125", "cat": "HostToDevice"}]"#;
@@ -301,18 +353,6 @@ fn mspti(input: &[u8], _scratch: &Path) {
     let (_emitted, _notes) = backend_npu::replay::decode(whole, &sink, stream);
 }
 
-fn kineto(input: &[u8], scratch: &Path) {
-    let (trace, spool) = (scratch.join("input.json"), scratch.join("imported.spool"));
-    std::fs::write(&trace, input).expect("the scratch folder takes a file");
-    // It is never written over.
-    drop(std::fs::remove_file(&spool));
-    if profiler_export::import::import(&trace, &spool).is_ok() {
-        let mut reader = SpoolReader::open(&spool).expect("what was imported is a spool");
-        while reader.next_block().expect("a whole spool is read").is_some() {}
-        assert!(reader.is_closed(), "what was imported has its footer");
-    }
-}
-
 fn bodies(input: &[u8], _scratch: &Path) {
     if let Ok(start) = StartRequest::parse(input) {
         // What was understood can be said again.
@@ -321,6 +361,18 @@ fn bodies(input: &[u8], _scratch: &Path) {
         assert!(again.as_ref().is_ok_and(|again| *again == start), "{start:?} {again:?}");
     }
     drop(StopRequest::parse(input));
+}
+
+/// What a launcher says of its processes goes into the status.
+fn launchers(input: &[u8], scratch: &Path) {
+    let Ok(lines) = serde_json::from_slice::<Vec<ProcessLine>>(input) else { return };
+    let builder = Controller::builder().root(scratch.join("root"));
+    let controller = builder.without_exporter().without_socket().build().expect("a controller");
+    let told = lines.len();
+    controller.set_not_joined(std::process::id(), lines);
+    let status = controller.status();
+    assert!(status.not_joined.len() <= told, "{status:?}");
+    serde_json::to_vec(&status).expect("a status is JSON");
 }
 
 fn config(input: &[u8], _scratch: &Path) {
