@@ -99,5 +99,5 @@ fn report(cell: Cell, machine: &Machine, programs: &mut Programs) -> anyhow::Res
     }
     let seconds = began.elapsed().as_secs();
     eprintln!("{cell}: {seconds} s");
-    Ok(Report::new(cell, outcome, seconds))
+    Ok(Report::new(cell, outcome, library, seconds))
 }

@@ -38,6 +38,9 @@ pub fn table(reports: &[Report]) -> String {
             }
         }
     }
+    for line in hardware(reports) {
+        push(&mut text, &format!("{line}\n"));
+    }
     for (number, note) in notes.iter().enumerate() {
         push(&mut text, &format!("[{}] {note}\n", number + 1));
     }
@@ -54,6 +57,21 @@ pub fn table(reports: &[Report]) -> String {
         ),
     );
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// The devices and libraries of what was run on hardware, once each.
+fn hardware(reports: &[Report]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for report in reports {
+        if report.cell.ground != Ground::Hardware || report.library.is_empty() {
+            continue;
+        }
+        let line = format!("{} on hardware: {}", report.cell.backend.id(), report.library);
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 fn tell(report: &Report, notes: &mut Vec<String>) -> String {
@@ -88,18 +106,24 @@ fn push(text: &mut String, more: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::{Cell, plan};
     use super::*;
 
     #[test]
     fn a_reason_is_told_once() {
-        let machine = plan::Machine::of(Vec::new());
+        let machine = plan::Machine::of(Vec::new(), BTreeMap::new());
         let mut reports = Vec::new();
         for cell in Cell::all() {
             reports.push(match plan::plan(cell, &machine) {
                 Ok(parts) => {
                     let outcome = Outcome::Passed { tests: parts.len(), skipped: Vec::new() };
-                    Report::new(cell, outcome, 1)
+                    let library = match cell.ground {
+                        Ground::StandIn => "stand-in",
+                        Ground::Hardware => "device; driver 7; library 22",
+                    };
+                    Report::new(cell, outcome, library.to_owned(), 1)
                 }
                 Err(reason) => Report::skipped(cell, reason),
             });
