@@ -90,7 +90,7 @@ pub(crate) struct Options {
 }
 
 /// Settings of `torch_npu.profiler` that are not had, and why.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 12] = [
     ("op_attr", "attributes of operators have no rows: record them with `msprof`"),
     ("record_op_args", "it dumps the arguments of operators for AOE, which is no part of a trace"),
     ("host_sys", "the host is recorded by the `cpu` backend: `counters`, `samples`"),
@@ -98,6 +98,19 @@ const REFUSED: [(&str, &str); 6] = [
     (
         "sys_interconnection",
         "counters of HCCS and PCIe have no rows yet: record them with `msprof`",
+    ),
+    ("activities", "a session says what is recorded: `activities`, of `CPU`, `GPU` and `MEM`"),
+    ("record_shapes", "it is a session's own: `record_shapes`, without `npu`"),
+    ("with_stack", "it is a session's own: `with_stack`, without `npu`"),
+    ("profile_memory", "a session calls it `memory`, without `npu`; `activities` has `MEM` for it"),
+    (
+        "on_trace_ready",
+        "a session's manifest names its files: `formats` says which are exported, and `npu.raw_dir` \
+         where the profiler's own lie",
+    ),
+    (
+        "experimental_config",
+        "its fields stand behind `npu.` themselves: `npu.level`, `npu.aic_metrics` and so on",
     ),
     ("schedule", "a session has one schedule for all workers: `wait_iterations` and so on"),
 ];
@@ -336,6 +349,12 @@ mod tests {
             ("sys_io", true.into(), "`msprof`"),
             ("sys_interconnection", true.into(), "`msprof`"),
             ("schedule", true.into(), "wait_iterations"),
+            ("activities", serde_json::json!(["CPU", "NPU"]), "`MEM`"),
+            ("record_shapes", true.into(), "`record_shapes`, without `npu`"),
+            ("with_stack", true.into(), "`with_stack`, without `npu`"),
+            ("profile_memory", true.into(), "`memory`, without `npu`"),
+            ("on_trace_ready", "./result".into(), "`npu.raw_dir`"),
+            ("experimental_config", serde_json::json!({}), "`npu.aic_metrics`"),
             ("aic_metrics", "Nothing".into(), "PipeUtilization"),
             ("level", 1.into(), "Level0"),
             ("l2_cache", "yes".into(), "true or false"),
