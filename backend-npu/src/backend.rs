@@ -12,7 +12,7 @@ use profiler_core::sink::RecordSink;
 
 use crate::aclprof::library::Aclprof;
 use crate::decode::Devices;
-use crate::machine::{Machine, VISIBLE_DEVICES, VisibleDevices};
+use crate::machine::{CONTAINER_DEVICES, Machine, VISIBLE_DEVICES, VisibleDevices};
 use crate::mspti::library::Mspti;
 use crate::mspti::locate::{self, Homes};
 use crate::options::{CapturePath, Options};
@@ -33,6 +33,7 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(800);
 pub struct NpuBackend {
     root: PathBuf,
     visible: Option<String>,
+    container: Option<String>,
     program: Option<PathBuf>,
     library: Option<PathBuf>,
     limit: Duration,
@@ -60,11 +61,10 @@ impl NpuBackend {
     pub fn new() -> Self {
         let root = profiler_core::environment::variable(ROOT_VARIABLE)
             .map_or_else(|| PathBuf::from("/"), PathBuf::from);
-        Self::at(
-            &root,
-            profiler_core::environment::variable(VISIBLE_DEVICES)
-                .and_then(|text| text.into_string().ok()),
-        )
+        let text = |name| {
+            profiler_core::environment::variable(name).and_then(|text| text.into_string().ok())
+        };
+        Self::at(&root, text(VISIBLE_DEVICES)).with_container_devices(text(CONTAINER_DEVICES))
     }
 
     /// The backend, looking at a machine whose files lie below `root`, in a process where
@@ -74,11 +74,19 @@ impl NpuBackend {
         Self {
             root: root.to_owned(),
             visible,
+            container: None,
             program: None,
             library: None,
             limit: preflight::LIMIT,
             state: Mutex::default(),
         }
+    }
+
+    /// In a container whose `ASCEND_VISIBLE_DEVICES` is this.
+    #[must_use]
+    pub fn with_container_devices(mut self, list: Option<String>) -> Self {
+        self.container = list;
+        self
     }
 
     /// Tries libraries by this program, instead of the `omniprof` that is found.
@@ -235,6 +243,16 @@ impl NpuBackend {
         };
         let driver = machine.driver_text();
         if machine.devices.is_empty() {
+            if let Some(list) = &self.container {
+                return Err(none(
+                    format!(
+                        "no Ascend device: {CONTAINER_DEVICES}={list} asks Ascend's container \
+                         runtime for some, but no /dev/davinci0 is here"
+                    ),
+                    "start the container with that runtime (`docker run --runtime=ascend`), or \
+                     give it its devices (`--device /dev/davinci0 --device /dev/davinci_manager`)",
+                ));
+            }
             return Err(match machine.manager || machine.library {
                 false => none("no Ascend device: no /dev/davinci0 and no driver".to_owned(), ""),
                 true => none(
@@ -281,6 +299,17 @@ impl NpuBackend {
         };
         let configured = Options::of_environment()?;
         let mut notes = vec![machine.driver_text()];
+        notes.push(match machine.without_mspti() {
+            None if machine.chips.is_empty() => "its paths: aclprof, torch_npu, and mspti if its \
+                                                 chip, which the PCI bus does not show, has it"
+                .to_owned(),
+            None => "its paths: mspti, aclprof, torch_npu".to_owned(),
+            Some(chip) => format!("its paths: aclprof, torch_npu; {chip} has no MSPTI"),
+        });
+        if let Some(list) = &self.container {
+            notes.push(format!("{CONTAINER_DEVICES}={list} chose this container's devices"));
+        }
+        notes.extend(machine.seen_note());
         notes.extend(machine.numbers_note());
         match configured.choose(machine.without_mspti().is_none()) {
             // The environment sets a path and a library, which nothing else can contradict.

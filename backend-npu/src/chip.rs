@@ -43,3 +43,52 @@ pub(crate) fn on_the_bus(root: &Path) -> Vec<Chip> {
     let ascend = slots.iter().filter(|slot| number(slot, "vendor") == Some(HUAWEI));
     ascend.filter_map(|slot| by_pci(number(slot, "device")?)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each device number that Ascend's driver lists, and whether the chip's platform has MSPTI.
+    #[test]
+    fn each_chip_is_known_by_its_number() {
+        for (device, name, has_mspti) in [
+            (0xd100, "Ascend 310", false),
+            (0xd105, "Ascend 310B", true),
+            (0xd500, "Ascend 310P", false),
+            (0xd501, "Ascend 310P", false),
+            (0xd801, "Ascend 910", false),
+            (0xd802, "Ascend 910B", true),
+            (0xd803, "Ascend 910C", true),
+            (0xd804, "Ascend 910B", true),
+            (0xd805, "Ascend 910B", true),
+            (0xd806, "Ascend 950", true),
+            (0xd807, "Ascend 950", true),
+            (0xd808, "Ascend 950", true),
+        ] {
+            assert_eq!(by_pci(device), Some(Chip { name, has_mspti }), "{device:#x}");
+        }
+        // Neighbours, and a network card of the same vendor's.
+        for device in [0, 0xd104, 0xd106, 0xd502, 0xd800, 0xd809, 0x0200] {
+            assert_eq!(by_pci(device), None, "{device:#x}");
+        }
+    }
+
+    #[test]
+    fn chips_stand_on_the_bus_in_the_order_of_their_slots() {
+        let root = tempfile::tempdir().expect("a folder");
+        let slot = |slot: &str, vendor: &str, device: &str| {
+            let place = root.path().join("sys/bus/pci/devices").join(slot);
+            std::fs::create_dir_all(&place).expect("a folder");
+            std::fs::write(place.join("vendor"), vendor).expect("a file");
+            std::fs::write(place.join("device"), device).expect("a file");
+        };
+        slot("0000:c1:00.0", "0x19e5\n", "0xd802\n");
+        slot("0000:01:00.0", "0x19e5\n", "0xd500\n");
+        slot("0000:02:00.0", "0x19e5\n", "0x0200\n");
+        // The same number of another vendor.
+        slot("0000:03:00.0", "0x10de\n", "0xd801\n");
+        slot("0000:04:00.0", "what", "ever");
+        let names: Vec<&str> = on_the_bus(root.path()).iter().map(|chip| chip.name).collect();
+        assert_eq!(names, ["Ascend 310P", "Ascend 910B"]);
+    }
+}

@@ -9,6 +9,9 @@ use crate::chip::{self, Chip};
 /// The environment variable that chooses devices for a process.
 pub(crate) const VISIBLE_DEVICES: &str = "ASCEND_RT_VISIBLE_DEVICES";
 
+/// By which Ascend's container runtime is told the devices of a container.
+pub(crate) const CONTAINER_DEVICES: &str = "ASCEND_VISIBLE_DEVICES";
+
 /// The driver's library, where its installer puts it.
 const DRIVER_LIBRARY: &str = "usr/local/Ascend/driver/lib64/driver/libascend_hal.so";
 
@@ -78,12 +81,29 @@ impl Machine {
     /// The devices, as a probe tells them.
     pub(crate) fn available(&self, notes: Vec<String>) -> ProbeReport {
         let name = self.chip_name();
-        let devices = self.devices.iter().map(|number| DeviceInfo {
-            index: *number,
+        let devices = self.seen().into_iter().map(|number| DeviceInfo {
+            index: number,
             name: name.to_owned(),
             uuid: String::new(),
         });
         ProbeReport::Available { devices: devices.collect(), notes }
+    }
+
+    /// The devices that the environment leaves to this process; all, where it names none of them.
+    fn seen(&self) -> Vec<u32> {
+        let visible = VisibleDevices::parse(self.visible.as_deref());
+        let left = self.devices.iter().filter(|number| visible.own_number(**number).is_some());
+        let left: Vec<u32> = left.copied().collect();
+        if left.is_empty() { self.devices.clone() } else { left }
+    }
+
+    /// Which devices the environment chose, where it did.
+    pub(crate) fn seen_note(&self) -> Option<String> {
+        let list = self.visible.as_deref()?;
+        let (seen, all) = (self.seen().len(), self.devices.len());
+        (seen < all).then(|| {
+            format!("{VISIBLE_DEVICES}={list} leaves {seen} of {all} devices to this process")
+        })
     }
 
     /// The driver in words.
