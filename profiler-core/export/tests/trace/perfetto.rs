@@ -258,6 +258,61 @@ fn a_graphs_kernels_all_hang_on_its_launch() {
 }
 
 #[test]
+fn an_ascend_device_has_tracks_of_its_kernels_and_of_its_collectives() {
+    let mut spool = Spool::with_window(identity(0), 1_000_000);
+    let stream = spool.stream("npu.activity", ClockDomain::Realtime);
+    let [matmul, reduce, ring, half, group] =
+        ["MatMulV2", "hcom_allReduce_", "Mesh-Ring", "FP16", "tp-group-0"]
+            .map(|text| spool.string(stream, text));
+    let mut heap = Vec::new();
+    let device = DeviceDef {
+        name: HeapRef::push(&mut heap, b"Ascend 910B"),
+        device: 3,
+        vendor: DeviceVendor::Ascend.number(),
+        ..DeviceDef::default()
+    };
+    spool.memory.push_with_heap(stream, &[device], &heap);
+    let row = Kernel { device: 3, ..kernel(matmul, 1, R0 + 100, R0 + 400) };
+    spool.memory.push(stream, &[row]);
+    let collective = Communication {
+        start: R0 + 200,
+        end: R0 + 900,
+        correlation: 2,
+        count: 4_096,
+        name: reduce,
+        algorithm: ring,
+        data_type: half,
+        communicator: group,
+        device: 3,
+        stream: 7,
+        ranks: 8,
+        ..Communication::default()
+    };
+    spool.memory.push(stream, &[collective]);
+    let (bytes, _) = export(vec![spool.done()], TraceFormat::Pftrace, EventArguments::Full);
+    let trace = Trace::parse(&bytes);
+    let [slice] = trace.slices_of("hcom_allReduce_")[..] else { panic!("{:?}", trace.slices) };
+    assert_eq!((slice.start - M0, slice.end - M0), (200, 900));
+    // It overlaps the kernel on the same stream: each has a track.
+    let track = &trace.tracks[&slice.track];
+    assert_eq!(track.name, "stream 7, communication");
+    let kernels = &trace.tracks[&trace.slices_of("MatMulV2")[0].track];
+    assert_eq!((kernels.name.as_str(), kernels.parent), ("stream 7", track.parent));
+    assert_eq!(trace.tracks[&track.parent].name, "device 3: Ascend 910B");
+    for (name, value) in [
+        ("algorithm", "Mesh-Ring"),
+        ("data type", "FP16"),
+        ("count", "4096"),
+        ("communicator", "tp-group-0"),
+        ("ranks", "8"),
+        ("device", "3"),
+        ("stream", "7"),
+    ] {
+        assert_eq!(slice.args[name], value, "{name}");
+    }
+}
+
+#[test]
 fn counters_samples_markers_steps_and_losses_are_there() {
     let mut spool = Spool::with_window(identity(0), 1_000_000);
     let stream = spool.stream("cpu", ClockDomain::Monotonic);
