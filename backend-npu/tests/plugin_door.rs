@@ -2,13 +2,15 @@
 #![expect(unsafe_code, reason = "sets a variable of the process")]
 
 mod support;
+#[path = "support/work.rs"]
+mod work;
 
 use std::sync::{Arc, OnceLock};
 
 use profiler_core::abi::LoadedPlugin;
 use profiler_core::backend::{BackendId, Preset, ProfilerBackend, SessionConfig};
 use profiler_core::conformance::{Fixture, build_plugin};
-use profiler_core::record::{ApiCall, Kernel, RecordKind, Row as _};
+use profiler_core::record::RecordKind;
 
 struct BehindTheDoor;
 
@@ -35,15 +37,15 @@ impl Fixture for BehindTheDoor {
     }
 
     fn work(&self) {
-        support::fake().launch(c"MatMulV2", 100, 7);
+        work::work();
     }
 
     fn expected(&self) -> Vec<RecordKind> {
-        vec![Kernel::KIND, ApiCall::KIND]
+        work::expected()
     }
 
     fn rows_of_work(&self) -> Option<Vec<u64>> {
-        Some(vec![100, 200])
+        Some(work::rows())
     }
 }
 
