@@ -279,7 +279,7 @@ fn settings_reach_it_and_those_that_its_version_lacks_are_refused_by_name() {
 
 #[test]
 fn one_that_runs_already_is_busy_by_name_on_every_path() {
-    for path in ["torch_npu", "aclprof"] {
+    for path in ["mspti", "aclprof", "torch_npu"] {
         let mut run = Run::new(json!({"npu.path": path}));
         run.given["profiled"] = true.into();
         let (said, _) = run.run();
