@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -156,6 +156,9 @@ fn each_way_in_which_it_fails_says_what_to_do_and_leaves_nothing_on() {
     for (variant, code, words, calls) in [
         (c"uninitialised", "device_not_initialised", "once its model is loaded", c""),
         (c"busy", "busy", "torch_npu.profiler", c""),
+        (c"dynamic", "not_supported", "PROFILING_MODE", c""),
+        (c"subscribed", "busy", "aclprofModelSubscribe", c""),
+        (c"repeated", "busy", "aclprofModelSubscribe", c"init start stop destroy finalize"),
         (c"silent", "no_raw_data", "PROF_*", c"init start stop destroy finalize"),
         (c"broken", "vendor", "aclprofStop", c"init start stop destroy finalize"),
     ] {
@@ -173,6 +176,83 @@ fn each_way_in_which_it_fails_says_what_to_do_and_leaves_nothing_on() {
     // Where documentation and sources differ, both are served.
     fake.variant(c"docs");
     fake.record(&fake.config("docs")).expect("records");
+}
+
+/// A device that the process has open and aclprof does not know: it answers without a reason.
+#[test]
+fn a_configuration_that_is_not_taken_names_what_was_asked_for() {
+    let (fake, _alone) = fake();
+    let node = fake.folder.path().join("davinci5");
+    let open_device = std::fs::File::create(&node).expect("a node");
+    let config = fake.config("refused");
+    let error = fake.record(&config).expect_err("there is no device 5");
+    assert_eq!(error.code(), "aclprof_refused");
+    let text = error.to_string();
+    assert!(text.contains("no devices [5]") && text.contains("0x23"), "{text}");
+    assert!(text.contains("once its model is loaded"), "{text}");
+    assert!(fake.calls(c"init finalize"));
+    drop(open_device);
+    fake.record(&fake.config("after refused")).expect("records afterwards");
+}
+
+/// The stand-in itself: where documentation and sources differ, and its states.
+#[test]
+fn the_stand_in_answers_as_documentation_and_sources_have_it() {
+    let (fake, _alone) = fake();
+    let init = |path: &CStr, length: usize| {
+        type Init = unsafe extern "C" fn(*const c_char, usize) -> c_int;
+        // SAFETY: the type that the stand-in gives it.
+        let init = unsafe { fake.library.get::<Init>(b"aclprofInit") }.expect("a symbol");
+        // SAFETY: a C string; another length than its own is refused.
+        unsafe { init(path.as_ptr(), length) }
+    };
+    let create = |devices: &[u32], bits: u64| {
+        type Create =
+            unsafe extern "C" fn(*const u32, u32, c_int, *const c_void, u64) -> *mut c_void;
+        // SAFETY: the type that the stand-in gives it.
+        let create = unsafe { fake.library.get::<Create>(b"aclprofCreateConfig") };
+        let count = u32::try_from(devices.len()).expect("few");
+        // SAFETY: so many numbers stand there.
+        unsafe { create.expect("a symbol")(devices.as_ptr(), count, 0, std::ptr::null(), bits) }
+    };
+    let of = |name: &str, config: *mut c_void| {
+        type OfConfig = unsafe extern "C" fn(*mut c_void) -> c_int;
+        // SAFETY: the type that the stand-in gives it; functions without one pass it by.
+        let function = unsafe { fake.library.get::<OfConfig>(name.as_bytes()) };
+        // SAFETY: it came from `aclprofCreateConfig`.
+        unsafe { function.expect("a symbol")(config) }
+    };
+    let folder = fake.folder.path().join("direct");
+    std::fs::create_dir(&folder).expect("a folder");
+    let path = std::ffi::CString::new(folder.to_str().expect("UTF-8")).expect("no NUL");
+    let length = path.count_bytes();
+
+    assert_eq!([init(&path, 0), init(&path, 4096), init(&path, length - 1)], [100_000; 3]);
+    for devices in [&[][..], &[0, 0], &[2], &[0; 65]] {
+        assert!(create(devices, 0x2).is_null(), "{devices:?}");
+    }
+    assert!(!create(&[], 0x80).is_null(), "ranges of the application need no device");
+    let config = create(&[0], 0x2);
+
+    fake.variant(c"docs");
+    for name in ["aclprofStart", "aclprofStop", "aclprofFinalize"] {
+        assert_eq!(of(name, config), 100_043, "{name} without an init");
+    }
+    fake.variant(c"silent");
+    assert_eq!(of("aclprofStart", config), 0, "the sources make one");
+    assert_eq!([of("aclprofStop", config), of("aclprofFinalize", config)], [0, 0]);
+
+    assert_eq!([init(&path, length), init(&path, length)], [0, 100_002]);
+    assert_eq!(of("aclprofWarmup", config), 0);
+    assert_eq!(of("aclprofStart", create(&[0], 0)), 100_000);
+    assert_eq!(of("aclprofStart", create(&[0], 1 << 60)), 200_007);
+    assert_eq!(of("aclprofStart", config), 0);
+    assert_eq!(of("aclprofWarmup", config), 148_047);
+    assert_eq!(of("aclprofStart", create(&[0], 0x2)), 0, "a second start only compares");
+    assert_eq!(of("aclprofStart", create(&[0], 0x3)), 100_000);
+    assert_eq!(of("aclprofStop", create(&[0], 0x2)), 100_043, "it is the first that runs");
+    assert_eq!([of("aclprofStop", config), of("aclprofStop", config)], [0, 100_043]);
+    assert_eq!([of("aclprofFinalize", config), of("aclprofFinalize", config)], [0, 100_043]);
 }
 
 #[test]
@@ -216,8 +296,13 @@ fn what_is_asked_for_reaches_aclprof() {
         config.options.insert("npu.msprof_tx".to_owned(), true.into());
     });
     assert_eq!(counters, "0x97");
-    // Those of the AI cores become rows.
-    assert!(notes.len() == 1 && notes[0].contains("l2_cache_*.csv"), "{notes:?}");
+    // All of them become rows.
+    assert!(notes.is_empty(), "{notes:?}");
+    let (cache, _) = bits("cache", &|config| {
+        config.preset = Preset::Gpu;
+        config.options.insert("npu.l2_cache".to_owned(), true.into());
+    });
+    assert_eq!(cache, "0x13");
 }
 
 #[test]

@@ -55,11 +55,12 @@ fn bits(preset: Preset, memory: bool, options: &Options) -> u64 {
             data::TASK_TIME | data::ACL_API | data::HCCL_TRACE | data::RUNTIME_API | data::AICPU
         }
     };
-    if options.has_metrics() {
+    if options.has_metrics() || options.l2_cache {
         // Counters belong to tasks that are told apart.
-        bits = (bits & !data::TASK_TIME_L0) | data::TASK_TIME | data::AICORE_METRICS;
+        bits = (bits & !data::TASK_TIME_L0) | data::TASK_TIME;
     }
     for (is_on, bit) in [
+        (options.has_metrics(), data::AICORE_METRICS),
         (options.l2_cache, data::L2CACHE),
         (options.msprof_tx, data::MSPROFTX),
         (memory, data::TASK_MEMORY),
@@ -123,13 +124,6 @@ impl Capture {
         this.sink.fact("npu.aclprof", &paths.join(", "));
         this.sink.fact("npu.aclprof.data", &format!("{bits:#x}"));
         this.sink.fact("npu.aclprof.metrics", name);
-        if bits & data::L2CACHE != 0 {
-            this.notes.push(
-                "counters of the L2 cache stand in the table that msprof writes beside its trace \
-                 (l2_cache_*.csv); they become no rows"
-                    .to_owned(),
-            );
-        }
         Ok(this)
     }
 

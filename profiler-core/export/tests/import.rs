@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use profiler_export::capture::{Capture, CaptureOptions};
 use profiler_export::import::{ImportError, device_records, import, is_foreign, raw_traces};
-use profiler_export::summary::{SummaryOptions, summarize};
+use profiler_export::summary::{CounterRow, SummaryOptions, summarize};
 use profiler_export::{ExportRequest, TraceFormat};
 
 use import_support::imported;
@@ -291,6 +291,56 @@ fn counters_of_the_ai_cores_are_read_from_the_tables_beside_a_timeline() {
     assert_eq!(report.left_out.get("counters without an instant"), Some(&1), "{report:?}");
     let ratio = &summary.workers[0].tables.counters;
     assert!(ratio.iter().any(|row| row.name == "aic_mac_ratio" && row.mean == 0.5), "{ratio:?}");
+}
+
+#[test]
+fn counters_of_the_l2_cache_belong_to_the_kernel_that_has_their_number_and_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, raw) = worker(dir.path(), 10_000);
+    let place = raw.join("PROF_000001_20240626144840_ABCDEFGH/mindstudio_profiler_output");
+    write(&place, "msprof_slice_0_20240626.json", &npu_trace());
+    write(&place, "msprof_slice_1_20240626.json", &npu_trace());
+    // The second kernel has the first one's number, and the fourth is the third one once more.
+    let kernels = "Device_id,Task ID,Stream ID,Op Name,Task Start Time(us)\n\
+                   3,5,2,Add,1719384920000120.250\t\n3,5,2,Mul,1719384920000130.000\t\n\
+                   3,6,2,Add,1719384920000140.000\t\n3,6,2,Add,1719384920000150.000\t\n";
+    write(&place, "op_summary_20240627.csv", kernels);
+    let cache = "Device_id,Stream Id,Task Id,Hit Rate,Victim Rate,Op Name\n\
+                 3,2,5,0.5,0.25,Mul\n3,2,5,0.75,1.5,Add\n3,2,6,0.1,0.1,Add\n3,2,9,0.1,0.1,Add\n\
+                 0,2,5,0.1,0.1,Add\n3,2,5,N/A,0.5,Add\n";
+    write(&place, "l2_cache_20240626.csv", "Device_id,Stream Id,Task Id,Hit Rate,Op Name\n");
+    write(&place, "l2_cache_20240627.csv", cache);
+    let found = device_records(&spool, &mut no_patience);
+    let [note] = &found.notes[..] else { panic!("{found:?}") };
+    assert!(note.contains("3 lines of ") && note.contains("l2_cache_20240627.csv"), "{note}");
+    let counters = |tables: &[CounterRow]| -> Vec<(String, String, u64, f64, Option<u32>)> {
+        let of_cache = tables.iter().filter(|row| row.name.starts_with("l2_cache"));
+        of_cache
+            .map(|row| (row.name.clone(), row.unit.clone(), row.count, row.mean, row.device))
+            .collect()
+    };
+    let mut capture = Capture::open(found.spools, CaptureOptions::default()).unwrap();
+    let summary = summarize(&mut capture, SummaryOptions::default()).unwrap();
+    let tables = summary.workers.iter().flat_map(|worker| worker.tables.counters.clone());
+    let row = |name: &str, count, mean| (name.to_owned(), "1".to_owned(), count, mean, Some(3));
+    assert_eq!(
+        counters(&tables.collect::<Vec<_>>()),
+        [row("l2_cache_hit_rate", 2, 0.625), row("l2_cache_victim_rate", 3, 0.75)]
+    );
+
+    // As torch_npu's profiler has it, and as msprof wrote it before tables named the device.
+    let place = dir.path().join("worker_4242_1_ascend_pt/ASCEND_PROFILER_OUTPUT");
+    let trace = write(&place, "trace_view.json", &npu_trace());
+    let kernels = kernels.replace("Task Start", "Start").replace("Op Name", "Name");
+    write(&place, "kernel_details.csv", &kernels);
+    let cache = "Stream Id,Task Id,Hit Rate,Victim Rate,Op Name\n2,5,0.5,0.25,Mul\n";
+    write(&place, "l2_cache.csv", cache);
+    let (report, summary) = imported(&trace);
+    assert_eq!(report.notes, Vec::<String>::new());
+    assert_eq!(
+        counters(&summary.workers[0].tables.counters),
+        [row("l2_cache_hit_rate", 1, 0.5), row("l2_cache_victim_rate", 1, 0.25)]
+    );
 }
 
 #[test]

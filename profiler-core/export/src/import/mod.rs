@@ -11,12 +11,14 @@ mod args;
 mod database;
 mod device;
 mod event;
+mod l2_cache;
 mod metrics;
 mod msprof;
 mod rows;
 mod scan;
 mod source;
 mod survey;
+mod table;
 mod translate;
 
 use std::collections::BTreeMap;

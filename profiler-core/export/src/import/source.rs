@@ -15,6 +15,7 @@ const DATABASE: &[u8; 16] = b"SQLite format 3\0";
 pub(super) const NPU_OUTPUT: &str = "ASCEND_PROFILER_OUTPUT";
 pub(super) const NPU_TRACE: &str = "trace_view.json";
 const NPU_TABLE: &str = "kernel_details.csv";
+const NPU_CACHE_TABLE: &str = "l2_cache.csv";
 const NPU_DATABASE: &str = "ascend_pytorch_profiler";
 pub(super) const NPU_SUFFIX: &str = "_ascend_pt";
 
@@ -25,6 +26,7 @@ pub(super) const MSPROF_TRACE: &str = "msprof_";
 const MSPROF_SLICE: &str = "msprof_slice_";
 const MSPROF_FIRST_SLICE: &str = "msprof_slice_0_";
 const MSPROF_TABLE: &str = "op_summary";
+const MSPROF_CACHE_TABLE: &str = "l2_cache";
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -107,15 +109,26 @@ impl Source {
 
     /// Tables of the same export that say more of its kernels.
     pub(super) fn kernel_tables(&self) -> Vec<PathBuf> {
+        self.tables(NPU_TABLE, MSPROF_TABLE)
+    }
+
+    /// Tables of the same export that tell of the L2 cache.
+    pub(super) fn cache_tables(&self) -> Vec<PathBuf> {
+        self.tables(NPU_CACHE_TABLE, MSPROF_CACHE_TABLE)
+    }
+
+    /// Tables of the same export: as torch_npu's profiler calls them, and as msprof begins their
+    /// names.
+    fn tables(&self, of_torch: &str, of_msprof: &str) -> Vec<PathBuf> {
         let Some(folder) = self.path.parent() else { return Vec::new() };
         let name = self.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let is_in = |output: &str| folder.file_name().is_some_and(|name| name == output);
         // Those of msprof belong to all parts of a timeline: the first takes them.
         let is_later = name.starts_with(MSPROF_SLICE) && !name.starts_with(MSPROF_FIRST_SLICE);
         let mut tables = if is_in(NPU_OUTPUT) && name == NPU_TRACE {
-            vec![folder.join(NPU_TABLE)]
+            vec![folder.join(of_torch)]
         } else if is_in(MSPROF_OUTPUT) && name.ends_with(".json") && !is_later {
-            newest_parts(folder, MSPROF_TABLE, ".csv")
+            newest_parts(folder, of_msprof, ".csv")
         } else {
             Vec::new()
         };

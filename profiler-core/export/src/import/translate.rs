@@ -16,11 +16,12 @@ use serde_json::value::RawValue;
 use super::ImportError;
 use super::args::{Args, compact, number, small, three};
 use super::event::{Event, plain};
+use super::l2_cache::Tasks;
 use super::rows::{AnyRow, Rows};
 use super::scan::{Part, Scanner};
 use super::source::Source;
 use super::survey::{Layout, Survey, npu};
-use super::{database, metrics};
+use super::{database, l2_cache, metrics};
 use crate::capture::DEVICE_FACT;
 
 /// What came of it.
@@ -35,6 +36,8 @@ pub(super) struct Translation {
 const FIRST_OWN_THREAD: u32 = 0xE000_0000;
 /// Threads that are told apart.
 const MAX_THREADS: usize = 1 << 16;
+/// What collectives consist of is left out.
+pub(super) const STEPS_OF_COLLECTIVES: &str = "steps of collectives, which are there as a whole";
 /// Kinds of events that are counted by their own name.
 const MAX_LEFT_OUT: usize = 256;
 
@@ -75,8 +78,14 @@ pub(super) fn translate(
         Layout::Msprof => database::read(&mut translator, source)?,
         Layout::Kineto | Layout::TorchNpu => translator.read(source)?,
     }
+    let caches = source.cache_tables();
+    let mut tasks = Tasks::default();
     for table in source.kernel_tables() {
-        metrics::read(&mut translator, &table);
+        let tasks = (!caches.is_empty()).then_some(&mut tasks);
+        metrics::read(&mut translator, &table, tasks);
+    }
+    for table in &caches {
+        l2_cache::read(&mut translator, table, &tasks);
     }
     translator.rows.hand_over();
     let Translator { rows, left_out, notes, .. } = translator;
@@ -177,6 +186,14 @@ impl Translator<'_> {
         }
         emit(self.sink, &[Batch::with_heap(self.stream, &devices, &heap)]);
         emit(self.sink, &[Batch::new(self.stream, &contexts)]);
+    }
+
+    /// The device of a table that names none: the only one, where there is one.
+    pub(super) fn only_device(&self) -> u32 {
+        match self.survey.npus[..] {
+            [(device, _)] => device,
+            _ => 0,
+        }
     }
 
     pub(super) fn leave_out(&mut self, what: &str) {
@@ -280,7 +297,7 @@ impl Translator<'_> {
                 let key = (event.pid_text().to_owned(), event.tid_text().to_owned());
                 let thread = self.survey.threads.get(&key).map_or("", String::as_str);
                 if thread.starts_with("Plane") {
-                    return self.leave_out("steps of collectives, which are there as a whole");
+                    return self.leave_out(STEPS_OF_COLLECTIVES);
                 }
                 self.communication(event, start, end);
             }
