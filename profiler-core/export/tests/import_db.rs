@@ -32,6 +32,11 @@ CREATE TABLE COMPUTE_TASK_INFO (name INTEGER, globalTaskId INTEGER PRIMARY KEY, 
     outputShapes INTEGER, attrInfo INTEGER, opState INTEGER, hf32Eligible INTEGER);
 CREATE TABLE COMMUNICATION_SCHEDULE_TASK_INFO (name INTEGER, globalTaskId INTEGER PRIMARY KEY,
     taskType INTEGER, opType INTEGER);
+CREATE TABLE COMMUNICATION_TASK_INFO (name INTEGER, globalTaskId INTEGER, taskType INTEGER,
+    planeId INTEGER, groupName INTEGER, notifyId INTEGER, rdmaType INTEGER, srcRank INTEGER,
+    dstRank INTEGER, transportType INTEGER, size INTEGER, dataType INTEGER, linkType INTEGER,
+    opId INTEGER);
+CREATE INDEX CommunicationTaskIndex ON COMMUNICATION_TASK_INFO (globalTaskId);
 CREATE TABLE COMMUNICATION_OP (opName INTEGER, startNs INTEGER, endNs INTEGER,
     connectionId INTEGER, groupName INTEGER, opId INTEGER PRIMARY KEY, relay INTEGER, retry INTEGER,
     dataType INTEGER, algType INTEGER, count NUMERIC, opType INTEGER, deviceId INTEGER,
@@ -205,6 +210,38 @@ fn a_database_says_what_the_timeline_of_the_same_capture_says() {
     assert_eq!(ours.communication, theirs.communication);
     assert_eq!(ours.api_calls, theirs.api_calls);
     assert_eq!(ours.devices, theirs.devices);
+}
+
+/// msprof names the tasks that a collective consists of, and the collective that each belongs to.
+#[test]
+fn steps_of_collectives_are_no_work_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = "
+        INSERT INTO STRING_IDS VALUES (20, 'NOTIFY_WAIT_SQE'), (21, 'Notify_Wait'), (22, 'Memcpy'),
+            (23, 'SDMA_SQE');
+        INSERT INTO TASK VALUES
+            (1719384920000141000, 1719384920000150000, 3, 95, 510, 4242, 20, 4294967295, 9, 1, 1),
+            (1719384920000151000, 1719384920000189000, 3, 95, 511, 4242, 23, 4294967295, 9, 2, 1),
+            (1719384920000420000, 1719384920000424000, 3, 96, 512, 4242, 23, 4294967295, 9, 3, 1);
+        INSERT INTO COMMUNICATION_TASK_INFO (name, globalTaskId, taskType, groupName, opId) VALUES
+            (21, 510, 21, 6, 1), (22, 511, 22, 6, 1), (22, 512, 22, 6, 77);";
+    let whole = imported(&database(dir.path(), "whole.db", &[TABLES, ROWS])).1;
+    let (report, summary) = imported(&database(dir.path(), "steps.db", &[TABLES, ROWS, steps]));
+    assert_eq!(report.left_out["steps of collectives, which are there as a whole"], 2);
+    let (before, after) = (&whole.workers[0], &summary.workers[0]);
+    assert_eq!(before.tables.communication, after.tables.communication);
+    // One whose collective is missing has the name that stands there, and not that of its kind.
+    let mut expected = kernels(before);
+    expected.push(("Memcpy".to_owned(), 1, 4.0));
+    let mut found = kernels(after);
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(found, expected);
+
+    // Without the collectives nothing is said to be a part of them.
+    let none = "DROP TABLE COMMUNICATION_OP;";
+    let path = database(dir.path(), "none.db", &[TABLES, ROWS, steps, none]);
+    assert_eq!(imported(&path).0.rows["kernel"], 6 + 3);
 }
 
 #[test]

@@ -11,13 +11,16 @@ use super::super::ImportError;
 use super::super::metrics::Metric;
 use super::super::rows::AnyRow;
 use super::super::source::Source;
-use super::super::translate::Translator;
+use super::super::translate::{STEPS_OF_COLLECTIVES, Translator};
 use super::{Database, Strings, instant, number};
 
 /// A task that is no part of another one.
 const NO_CONTEXT: i64 = u32::MAX as i64;
 /// Parts of tasks that are told from them.
 const MAX_PARTS: usize = 1 << 21;
+
+/// The tasks that collectives consist of.
+const STEPS: &str = "COMMUNICATION_TASK_INFO";
 
 /// What msprof's timeline puts before the name of a call.
 const API_TYPES: [(i64, &str); 5] = [
@@ -185,13 +188,22 @@ impl Reading<'_, '_> {
         }
         let parts = self.parts()?;
         let mut joins = String::new();
-        let mut columns =
-            vec!["t.rowid", "deviceId", "streamId", "taskId", "contextId", "connectionId"];
-        columns.push("taskType");
-        // The operators that tasks are, and those that schedule collectives on AI CPUs.
+        let mut columns = vec![
+            "t.rowid",
+            "deviceId",
+            "streamId",
+            "taskId",
+            "contextId",
+            "connectionId",
+            "taskType",
+            self.step()?,
+        ];
+        // The operators that tasks are, those that schedule collectives on AI CPUs, and those that
+        // collectives consist of.
         for (table, alias, name, kind) in [
             ("COMPUTE_TASK_INFO", "c", "c.name", "c.taskType"),
             ("COMMUNICATION_SCHEDULE_TASK_INFO", "s", "s.name", "s.taskType"),
+            (STEPS, "m", "m.name", "m.taskType"),
         ] {
             if self.database.has(table)? && self.database.has_column("TASK", "globalTaskId")? {
                 self.database.needs(table, &["name", "globalTaskId", "taskType"])?;
@@ -214,10 +226,14 @@ impl Reading<'_, '_> {
                 this.translator.leave_out("tasks whose parts are there");
                 return Ok(());
             }
+            if number(row, 9)? == Some(1) {
+                this.translator.leave_out(STEPS_OF_COLLECTIVES);
+                return Ok(());
+            }
             let accelerator = this.name(row, 8)?;
             let mut name = "";
             let mut category = "";
-            for column in (9..columns.len() + 2).step_by(2) {
+            for column in (10..columns.len() + 2).step_by(2) {
                 if name.is_empty() {
                     name = this.name(row, column)?;
                     category = this.name(row, column + 1)?;
@@ -240,6 +256,15 @@ impl Reading<'_, '_> {
             this.translator.rows.push(AnyRow::Kernel(kernel));
             Ok(())
         })
+    }
+
+    /// What tells of a task whether it is a step of a collective that is there as a whole, in which
+    /// it is no work of its own.
+    fn step(&self) -> Result<&'static str, ImportError> {
+        let has_both = self.database.has_column("TASK", "globalTaskId")?
+            && self.database.has_column(STEPS, "opId")?
+            && self.database.has_column("COMMUNICATION_OP", "opId")?;
+        Ok(if has_both { "m.opId IN (SELECT opId FROM COMMUNICATION_OP)" } else { "NULL" })
     }
 
     /// A task of several parts (FFTS+) stands beside them, as a whole: its time is theirs.
