@@ -3,82 +3,21 @@
 mod support;
 
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profiler_core::backend::{
-    Preset, ProfileSession, ProfilerBackend as _, SessionConfig, SessionSummary,
-};
+use profiler_core::backend::{Preset, ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::SystemClock;
-use profiler_core::conformance::{Answer, MemorySink};
 use profiler_core::error::BackendError;
 use profiler_core::record::{
     ApiCall, ExternalCorrelation, Kernel, LossCause, Memcpy, Memory, Row as _, Span,
 };
 use profiler_core::sink::RecordSink;
 
-use support::{Activity, FakeMspti, fake};
+use support::Activity;
+use support::session::{DRAIN, alone, assert_works, open, refused, sink, started, until_read};
 
-const DRAIN: Duration = Duration::from_millis(400);
 const INNER: i32 = 999;
-
-/// MSPTI, and so its stand-in, is one a process.
-struct Alone {
-    fake: &'static FakeMspti,
-    _one: MutexGuard<'static, ()>,
-}
-
-fn alone() -> Alone {
-    static ONE: Mutex<()> = Mutex::new(());
-    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let fake = fake();
-    fake.reset();
-    fake.preload(false);
-    Alone { fake, _one: one }
-}
-
-fn sink() -> Arc<MemorySink> {
-    Arc::new(MemorySink::new(Answer::Accept))
-}
-
-fn open(
-    fake: &FakeMspti,
-    sink: &Arc<MemorySink>,
-    config: &SessionConfig,
-) -> Box<dyn ProfileSession> {
-    let sink = Arc::clone(sink) as Arc<dyn RecordSink>;
-    fake.backend().open(config, sink, Arc::new(SystemClock::new())).expect("opens")
-}
-
-fn started(fake: &FakeMspti, sink: &Arc<MemorySink>) -> Box<dyn ProfileSession> {
-    let mut session = open(fake, sink, &SessionConfig::default());
-    session.start().expect("starts");
-    session
-}
-
-fn refused(fake: &FakeMspti, config: &SessionConfig) -> BackendError {
-    open(fake, &sink(), config).start().expect_err("does not start")
-}
-
-/// A capture works: what an earlier fault left behind would show here.
-fn assert_works(fake: &FakeMspti) -> SessionSummary {
-    let sink = sink();
-    let mut session = started(fake, &sink);
-    fake.launch(c"after", 10, 1);
-    let summary = session.stop(DRAIN).expect("stops");
-    assert_eq!(sink.rows(Kernel::KIND), 10);
-    assert!(sink.losses().is_empty(), "{:?}", sink.losses());
-    summary
-}
-
-/// Waits until so many kernels were read.
-fn until_read(sink: &MemorySink, kernels: u64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while sink.rows(Kernel::KIND) < kernels {
-        assert!(Instant::now() < deadline, "{} of {kernels} kernels", sink.rows(Kernel::KIND));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
 
 #[test]
 fn unknown_settings_are_refused_by_name() {
@@ -147,17 +86,6 @@ fn calls_that_fail_at_stop_end_the_session_all_the_same() {
         // A subscription that could not be given back is, before the next.
         assert_works(alone.fake);
     }
-}
-
-#[test]
-fn kinds_are_off_before_the_subscription_is_given_back() {
-    let alone = alone();
-    let sink = sink();
-    let mut session = started(alone.fake, &sink);
-    assert!(alone.fake.enabled() >= 4);
-    session.stop(DRAIN).expect("stops");
-    // The library itself leaves them on.
-    assert_eq!(alone.fake.enabled(), 0);
 }
 
 #[test]
@@ -256,67 +184,6 @@ fn records_that_grew_are_counted_and_named_and_never_believed() {
     assert_eq!(sink.losses().get(&LossCause::Undecodable), Some(&100));
     alone.fake.grow(0);
     assert_works(alone.fake);
-}
-
-#[test]
-fn a_rival_that_takes_the_callback_slot_is_no_success() {
-    let alone = alone();
-    let sink = sink();
-    let mut session = started(alone.fake, &sink);
-    alone.fake.rival_takes_the_slot();
-    alone.fake.launch(c"to the rival", 100, 1);
-    session.flush().expect("flushes");
-    let summary = session.stop(DRAIN).expect("nothing was lent, nothing is missing");
-    // No row came: where the process has a device open this is `no_device_records`.
-    assert_eq!(sink.rows(Kernel::KIND), 0);
-    assert_eq!(summary.device_used, Some(false));
-    assert_works(alone.fake);
-}
-
-#[test]
-fn a_rival_that_frees_our_buffer_leaves_a_reason_and_no_crash() {
-    let alone = alone();
-    let sink = sink();
-    let mut session = started(alone.fake, &sink);
-    alone.fake.launch(c"in our buffer", 100, 1);
-    alone.fake.rival_takes_the_slot();
-    // The rival gets our buffer and frees it.
-    session.flush().expect("flushes");
-    let error = session.stop(DRAIN).expect_err("no success");
-    assert!(matches!(error, BackendError::Busy { .. }), "{error}");
-    assert!(error.to_string().contains("callback slot"), "{error}");
-    for _ in 0..3 {
-        assert_works(alone.fake);
-    }
-}
-
-#[test]
-fn buffers_of_a_rival_that_come_to_us_are_left_alone() {
-    let alone = alone();
-    // The rival's kinds are on and its buffer is lent when our session takes the slot.
-    let earlier = sink();
-    let mut session = started(alone.fake, &earlier);
-    alone.fake.rival_takes_the_slot();
-    alone.fake.launch(c"in the rival's buffer", 100, 1);
-    drop(session.stop(Duration::ZERO));
-    let summary = assert_works(alone.fake);
-    assert!(summary.notes.iter().all(|note| !note.contains("never came back")));
-}
-
-#[test]
-fn a_channel_that_does_not_start_gives_no_records_and_no_success_where_a_device_is_open() {
-    let alone = alone();
-    alone.fake.channel(false);
-    let node = alone.fake.cann.root.join("dev/davinci0");
-    let open_device = std::fs::File::open(&node).expect("the node opens");
-    let sink = sink();
-    let mut session = started(alone.fake, &sink);
-    alone.fake.launch(c"unseen", 100, 1);
-    let summary = session.stop(DRAIN).expect("stops");
-    assert_eq!(sink.rows(Kernel::KIND), 0);
-    // The agent makes `no_device_records` of this.
-    assert_eq!(summary.device_used, Some(true));
-    drop(open_device);
 }
 
 #[test]

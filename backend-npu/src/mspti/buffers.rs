@@ -74,8 +74,9 @@ pub(crate) struct Pool {
     lent: AtomicUsize,
     /// Records that MSPTI dropped because it was given no buffer: exactly one each time.
     declined: AtomicU64,
-    /// Buffers that came back and were never ours.
+    /// Buffers that came back and were never ours, and the bytes that were written into them.
     foreign: AtomicU64,
+    foreign_bytes: AtomicU64,
     recording: AtomicBool,
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn pool() -> &'static Pool {
             lent: AtomicUsize::new(0),
             declined: AtomicU64::new(0),
             foreign: AtomicU64::new(0),
+            foreign_bytes: AtomicU64::new(0),
             recording: AtomicBool::new(false),
         }
     })
@@ -108,7 +110,7 @@ impl Pool {
     pub(crate) fn arm(&self, max_bytes: u64) {
         let limit = usize::try_from(max_bytes / BUFFER_BYTES as u64).unwrap_or(usize::MAX);
         self.limit.store(limit.clamp(2, MOST_BUFFERS), Ordering::Relaxed);
-        for counter in [&self.declined, &self.foreign] {
+        for counter in [&self.declined, &self.foreign, &self.foreign_bytes] {
             counter.store(0, Ordering::Relaxed);
         }
         self.peak.store(self.total.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -208,9 +210,9 @@ impl Pool {
         self.declined.swap(0, Ordering::Relaxed)
     }
 
-    /// Buffers of others that came back to us in this capture.
-    pub(crate) fn foreign(&self) -> u64 {
-        self.foreign.load(Ordering::Relaxed)
+    /// Takes the number of others' buffers that came back to us, and how many bytes they held.
+    pub(crate) fn take_foreign(&self) -> (u64, u64) {
+        (self.foreign.swap(0, Ordering::Relaxed), self.foreign_bytes.swap(0, Ordering::Relaxed))
     }
 
     fn lend(&self) -> Option<usize> {
@@ -237,6 +239,7 @@ impl Pool {
         });
         let Some(slot) = found else {
             self.foreign.fetch_add(1, Ordering::Relaxed);
+            self.foreign_bytes.fetch_add(valid as u64, Ordering::Relaxed);
             return;
         };
         self.slots[slot].valid.store(valid.min(BUFFER_BYTES), Ordering::Relaxed);

@@ -35,6 +35,10 @@ const QUIET_POLLS: u32 = 3;
 /// No name that a library or an application gives is longer.
 const MAX_NAME_BYTES: usize = 1 << 16;
 
+/// Why buffers of ours went to others, and records into theirs.
+const TAKEN: &str = "another tool of this process took MSPTI's callback slot while it was recorded \
+                     (torch_npu's profiler does so even where its own start fails)";
+
 /// What a capture is made of.
 pub(crate) struct Target {
     /// The library.
@@ -98,6 +102,21 @@ impl Target {
         }
         pool().take_declined();
         let mut notes = Vec::new();
+        let (foreign, _bytes) = pool().take_foreign();
+        if foreign > 0 {
+            notes.push(
+                "a buffer of another MSPTI client of this process came back at the start and was \
+                 left alone: what it held is that client's, which records nothing any more"
+                    .to_owned(),
+            );
+        }
+        if mspti.is_late {
+            notes.push(format!(
+                "libmspti was loaded when libascendcl had been: kernels that were registered \
+                 before that have no type for it, and are not recorded; load it first: {}",
+                preload::remedy(&mspti.path)
+            ));
+        }
         self.enable_kinds(&mut undo.enabled, &mut notes)?;
 
         let stream = self.sink.open_stream(StreamInfo {
@@ -248,7 +267,14 @@ impl Capture {
     }
 
     /// Makes MSPTI hand over what it holds.
+    ///
+    /// The callbacks are one slot of the process, and the last writer has it, a subscriber or not.
+    /// So it is taken back first: a buffer of ours comes to us, whoever had the slot meanwhile, and
+    /// what went into another client's buffer is seen. A client that took the slot and for which
+    /// nothing was recorded until then has cost nothing, and is not noticed; buffers of its own that
+    /// were full before the next flush went to it alone.
     pub(crate) fn flush(&self) -> Result<(), BackendError> {
+        self.mspti.register_callbacks(buffer_requested, buffer_completed)?;
         self.mspti.flush_all()?;
         if let Some(decoder) = &self.decoder {
             decoder.thread().unpark();
@@ -269,6 +295,8 @@ impl Capture {
         for kind in self.enabled.drain(..).rev() {
             note(self.mspti.disable(kind));
         }
+        // As long as the subscription is ours: afterwards another client may hold it and the slot.
+        note(self.flush());
         if let Some(subscriber) = self.subscriber.take() {
             note(self.mspti.unsubscribe(subscriber));
         }
@@ -341,17 +369,21 @@ impl Capture {
         }
         if missing > 0 {
             notes.push(format!(
-                "{missing} buffers of up to {} records never came back: another tool of this \
-                 process has taken MSPTI's callback slot (torch_npu does so even where its own \
-                 start fails)",
+                "{missing} buffers of up to {} records each never came back: {TAKEN}; each counts as \
+                 one lost record, for nobody can tell how many it held",
                 super::buffers::BUFFER_BYTES / layout::kernel::SIZE
             ));
+            self.sink.loss(self.loss(missing as u64, LossCause::DriverDropped));
         }
-        if pool().foreign() > 0 {
+        let (foreign, foreign_bytes) = pool().take_foreign();
+        if foreign > 0 {
+            let records = foreign_bytes.div_ceil(layout::SMALLEST_RECORD_BYTES as u64 * 2);
             notes.push(format!(
-                "{} buffers of another MSPTI client came back to this one and were left alone",
-                pool().foreign()
+                "{TAKEN}; it was taken back, and {foreign} buffers of the other's came with about \
+                 {records} records, which are lost; stop that tool, or start it when this capture \
+                 is over"
             ));
+            self.sink.loss(self.loss(records.max(1), LossCause::DriverDropped));
         }
         let drift = *self.shared.drift.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Drift { kind, expected, found }) = drift {
@@ -366,13 +398,9 @@ impl Capture {
                 ),
             });
         }
-        if missing > 0 && self.shared.device_rows.load(Ordering::Relaxed) == 0 {
-            return Err(BackendError::Busy {
-                holder: Some(
-                    "another tool of this process took MSPTI's callback slot while it was recorded"
-                        .to_owned(),
-                ),
-            });
+        let was_taken = missing > 0 || foreign > 0;
+        if was_taken && self.shared.device_rows.load(Ordering::Relaxed) == 0 {
+            return Err(BackendError::Busy { holder: Some(TAKEN.to_owned()) });
         }
         Ok(())
     }

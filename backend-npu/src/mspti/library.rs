@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use profiler_core::error::BackendError;
 
+use super::locate::mapped_library;
+
 /// `MSPTI_SUCCESS`.
 pub(crate) const SUCCESS: c_int = 0;
 /// `MSPTI_ERROR_INVALID_PARAMETER`.
@@ -61,6 +63,8 @@ pub(crate) struct Mspti {
     next_record: NextRecord,
     /// The file.
     pub(crate) path: PathBuf,
+    /// Whether libascendcl was there first, so that kernels may have been registered unseen.
+    pub(crate) is_late: bool,
 }
 
 impl Mspti {
@@ -74,6 +78,8 @@ impl Mspti {
     /// [`BackendError::Library`] where it cannot be loaded, [`BackendError::Unavailable`] where a
     /// function is missing.
     pub(crate) fn open(path: &Path, loaded_only: bool) -> Result<Self, BackendError> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let is_late = !loaded_only && mapped_library(&maps, "libascendcl.so").is_some();
         // Its interposers of acl and HCCL must not be found by others: never RTLD_GLOBAL.
         let flags = RTLD_NOW | RTLD_LOCAL | if loaded_only { libc::RTLD_NOLOAD } else { 0 };
         // SAFETY: initialisers ran in a process that tried this very file, or have run already.
@@ -89,6 +95,7 @@ impl Mspti {
             flush_all: symbol(&library, path, "msptiActivityFlushAll")?,
             next_record: symbol(&library, path, "msptiActivityGetNextRecord")?,
             path: path.to_owned(),
+            is_late,
         };
         // Never unloaded: it has threads of its own and keeps our callbacks.
         let _handle: *mut c_void = library.into_raw();

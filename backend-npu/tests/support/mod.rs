@@ -2,6 +2,9 @@
 #![expect(unsafe_code, reason = "plays an application that calls a C library")]
 #![allow(dead_code, reason = "each test crate uses a part")]
 
+pub(crate) mod kept;
+pub(crate) mod session;
+
 use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -134,6 +137,23 @@ pub(crate) fn install(name: &str) -> FakeCann {
     FakeCann { home, root }
 }
 
+/// Takes functions away from a library, as an older one does not have them: under their names they
+/// are found no more.
+pub(crate) fn hide(library: &Path, names: &[&str]) {
+    let mut bytes = std::fs::read(library).expect("a library");
+    let mut hidden = std::collections::BTreeSet::new();
+    for text in bytes.split_mut(|byte| *byte == 0) {
+        if let Some(name) = names.iter().find(|name| name.as_bytes() == text) {
+            hidden.insert(*name);
+            text[0] = b'_';
+        }
+    }
+    assert_eq!(hidden.len(), names.len(), "{}: {hidden:?} of {names:?}", library.display());
+    // A file that is mapped must not be written into.
+    std::fs::remove_file(library).expect("removed");
+    std::fs::write(library, bytes).expect("written");
+}
+
 /// The program that tries libraries; built where only this test was asked for.
 pub(crate) fn program() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -174,12 +194,21 @@ pub(crate) fn fake() -> &'static FakeMspti {
 }
 
 impl FakeMspti {
+    /// The stand-in that this process has loaded already.
+    pub(crate) fn loaded(cann: FakeCann) -> Self {
+        let flags = RTLD_NOW | RTLD_LOCAL | libc::RTLD_NOLOAD;
+        // SAFETY: nothing is loaded.
+        let library = unsafe { Library::open(Some(cann.library()), flags) };
+        Self { library: library.expect("it is loaded"), cann }
+    }
+
     /// A backend on the stand-in's machine.
     pub(crate) fn backend(&self) -> NpuBackend {
         NpuBackend::at(&self.cann.root, None)
     }
 
-    fn symbol<T: Copy>(&self, name: &str) -> T {
+    /// A function of the library; the caller names its type.
+    pub(crate) fn symbol<T: Copy>(&self, name: &str) -> T {
         // SAFETY: each caller below names the type that the stand-in gives the symbol.
         let symbol = unsafe { self.library.get::<T>(name.as_bytes()) };
         *symbol.expect("the stand-in has the symbol")
@@ -227,6 +256,34 @@ impl FakeMspti {
 
     pub(crate) fn enabled(&self) -> u64 {
         self.symbol::<extern "C" fn() -> u64>("fake_enabled")()
+    }
+
+    pub(crate) fn kinds_at_unsubscribe(&self) -> u64 {
+        self.symbol::<extern "C" fn() -> u64>("fake_kinds_at_unsubscribe")()
+    }
+
+    /// `count` kernels that began at `start` are handed over at the `flushes`-th flush from now; with
+    /// `is_endless`, as many at each after it.
+    pub(crate) fn arrives(&self, count: u64, start: u64, flushes: u64, is_endless: bool) {
+        type Arrives = extern "C" fn(*const c_char, u64, u64, u64, bool);
+        let name = c"late".as_ptr();
+        self.symbol::<Arrives>("fake_arrives")(name, count, start, flushes, is_endless);
+    }
+
+    /// How many such kernels were recorded.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.symbol::<extern "C" fn() -> u64>("fake_arrived")()
+    }
+
+    /// Another tool flushes.
+    pub(crate) fn flush_all(&self) {
+        self.symbol::<extern "C" fn(u32) -> c_int>("msptiActivityFlushAll")(1);
+    }
+
+    pub(crate) fn register_kernel(&self, name: &CStr) {
+        let function = self.symbol::<unsafe extern "C" fn(*const c_char)>("fake_register");
+        // SAFETY: a C string.
+        unsafe { function(name.as_ptr()) };
     }
 
     pub(crate) fn dropped(&self) -> u64 {

@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set where a call must end the process.
 static BROKEN: AtomicBool = AtomicBool::new(false);
+/// Set where libascendcl was there first.
+static LATE: AtomicBool = AtomicBool::new(false);
 
 /// Runs when the library is loaded, before `dlopen` returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_loaded() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    LATE.store(maps.contains("/libascendcl.so"), Ordering::Relaxed);
     match std::env::var("FAKE_MSPTI_CRASH").as_deref() {
         Ok("load") => std::process::abort(),
         Ok("hang") => loop {
@@ -23,6 +27,11 @@ pub extern "C" fn fake_loaded() {
     if !is_loadable("libascend_hal.so") {
         BROKEN.store(true, Ordering::Relaxed);
     }
+}
+
+/// Whether kernels may have been registered before this library was loaded.
+pub(crate) fn is_late() -> bool {
+    LATE.load(Ordering::Relaxed)
 }
 
 /// The vendor's library throws where a function of the driver is missing.

@@ -9,18 +9,19 @@
 //! preload.
 //!
 //! Variables for processes that nobody drives from inside: `FAKE_MSPTI_CANN` (`80`, `81`, `82`,
-//! `90`, `91`), `FAKE_MSPTI_CRASH` (`load`, `hang`, `call`), `FAKE_MSPTI_WORK` and
-//! `FAKE_MSPTI_LEDGER` (see the module `work`).
+//! `90`, `91`), `FAKE_MSPTI_CRASH` (`load`, `hang`, `call`), `FAKE_MSPTI_CHANNEL` (`off`),
+//! `FAKE_MSPTI_WORK` and `FAKE_MSPTI_LEDGER` (see the module `work`).
 
 #![expect(unsafe_code, reason = "plays a C library")]
 
+pub mod arrivals;
 pub mod companions;
 pub mod play;
 pub mod records;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use records::Activity;
@@ -48,6 +49,11 @@ struct Fake {
     subscribed: bool,
     rival: bool,
     enabled: BTreeSet<u32>,
+    /// How many kinds were on when the subscription was last given back.
+    kinds_at_unsubscribe: u64,
+    /// Kernels that were registered since this library is loaded, where that was too late for those
+    /// before.
+    registered: Option<BTreeSet<String>>,
     /// Whether starting the device's channel works; `Enable` does not tell.
     has_channel: bool,
     external: BTreeMap<u32, Vec<u64>>,
@@ -73,7 +79,9 @@ impl Fake {
             subscribed: false,
             rival: false,
             enabled: BTreeSet::new(),
-            has_channel: true,
+            kinds_at_unsubscribe: 0,
+            registered: companions::is_late().then(BTreeSet::new),
+            has_channel: std::env::var("FAKE_MSPTI_CHANNEL").as_deref() != Ok("off"),
             external: BTreeMap::new(),
             failing: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -118,6 +126,14 @@ impl Fake {
         // Before CANN 9 devices were found by the interposer of aclrtSetDevice alone.
         let finds_devices = self.cann >= 90 || self.is_preloaded();
         self.enabled.contains(&kind) && (!of_device || (self.has_channel && finds_devices))
+    }
+
+    /// A kernel whose registration was missed has no type, and is skipped.
+    fn knows(&self, kernel: &Activity) -> bool {
+        let Some(registered) = &self.registered else { return true };
+        // SAFETY: names of activities are null or C strings.
+        let name = (!kernel.name.is_null()).then(|| unsafe { CStr::from_ptr(kernel.name) });
+        name.is_some_and(|name| registered.contains(&*name.to_string_lossy()))
     }
 
     fn callback_call(&mut self, name: &str) -> c_int {
@@ -170,6 +186,7 @@ pub extern "C" fn msptiUnsubscribe(handle: *mut c_void) -> c_int {
             return INVALID_PARAMETER;
         }
         fake.subscribed = false;
+        fake.kinds_at_unsubscribe = fake.enabled.len() as u64;
         SUCCESS
     })
 }
@@ -279,6 +296,7 @@ pub unsafe extern "C" fn msptiActivityGetNextRecord(
 pub extern "C" fn msptiActivityFlushAll(_flag: u32) -> c_int {
     let code = answer("msptiActivityFlushAll", |_fake| SUCCESS);
     if code == SUCCESS {
+        arrivals::arrive();
         records::flush();
     }
     code
@@ -319,7 +337,7 @@ pub unsafe extern "C" fn msptiActivityPopExternalCorrelationId(kind: u32, last: 
 
 /// Records an activity if its kind is on; says whether it was.
 fn record(kind: u32, activity: &Activity) -> bool {
-    if !with(|fake| fake.records(kind)) {
+    if !with(|fake| fake.records(kind) && (kind != 2 || fake.knows(activity))) {
         return false;
     }
     records::write(kind, activity);

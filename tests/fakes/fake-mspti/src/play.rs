@@ -74,6 +74,28 @@ pub extern "C" fn fake_enabled() -> u64 {
     with(|fake| fake.enabled.len() as u64)
 }
 
+/// How many kinds were on when the subscription was last given back: the library leaves them on.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_kinds_at_unsubscribe() -> u64 {
+    with(|fake| fake.kinds_at_unsubscribe)
+}
+
+/// The application registers a kernel. Only a library that was loaded late asks for it.
+///
+/// # Safety
+///
+/// `name` is a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fake_register(name: *const c_char) {
+    // SAFETY: the caller's duty.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    with(|fake| {
+        if let Some(registered) = &mut fake.registered {
+            registered.insert(name);
+        }
+    });
+}
+
 /// Another tool holds the one subscription, or leaves.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_rival(present: bool) {
@@ -229,4 +251,5 @@ pub extern "C" fn fake_reset() {
     });
     records::grow(0);
     records::forget();
+    crate::arrivals::forget();
 }
