@@ -5,7 +5,9 @@
 //! for each is appended to `DIR/<pid>.csv` at the stop: kind, name, when it was launched, began and
 //! ended. `FAKE_ACL=docs` answers as the documentation has it where the sources differ;
 //! `uninitialised` is a process that has not called aclInit, `busy` one that is recorded already,
-//! `silent` one in which nothing is written, `broken` one whose stop fails.
+//! `dynamic` one that msprof may record at any time, `subscribed` one that has subscribed to a
+//! model, `repeated` one that did so before its start, `silent` one in which nothing is written,
+//! `broken` one whose stop fails.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::Write as _;
@@ -19,6 +21,9 @@ const UNINITIALIZE: c_int = 100_001;
 const REPEAT_INITIALIZE: c_int = 100_002;
 const ALREADY_RUN: c_int = 100_042;
 const NOT_RUN: c_int = 100_043;
+const REPEAT_SUBSCRIBE: c_int = 148_046;
+const API_CONFLICT: c_int = 148_047;
+const FEATURE_UNSUPPORTED: c_int = 200_006;
 const MODULES_UNSUPPORTED: c_int = 200_007;
 const PROFILING_FAILURE: c_int = 500_005;
 
@@ -110,6 +115,8 @@ pub unsafe extern "C" fn aclprofInit(path: *const c_char, length: usize) -> c_in
     match variant().as_str() {
         "uninitialised" => return UNINITIALIZE,
         "busy" => return ALREADY_RUN,
+        "dynamic" => return FEATURE_UNSUPPORTED,
+        "subscribed" => return API_CONFLICT,
         _ => {}
     }
     with(|state| {
@@ -190,9 +197,13 @@ pub unsafe extern "C" fn aclprofDestroyConfig(config: *const c_void) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn aclprofStart(config: *const c_void) -> c_int {
     let number = config.addr() >> 4;
-    let is_by_docs = variant() == "docs";
+    let variant = variant();
+    let is_by_docs = variant == "docs";
     with(|state| {
         state.calls.push("start".to_owned());
+        if variant == "repeated" {
+            return REPEAT_SUBSCRIBE;
+        }
         let Some((_, _, bits)) = state.configs.iter().find(|(known, ..)| *known == number) else {
             return INVALID_PARAM;
         };
@@ -209,8 +220,11 @@ pub unsafe extern "C" fn aclprofStart(config: *const c_void) -> c_int {
         if bits & !KNOWN_BITS != 0 {
             return MODULES_UNSUPPORTED;
         }
-        if state.running.is_some() {
-            return ALREADY_RUN;
+        if let Some(running) = state.running {
+            // A second start is compared with the first, and starts nothing.
+            let same =
+                |(known, _, other): &(usize, Vec<u32>, u64)| *known == running && *other == bits;
+            return if state.configs.iter().any(same) { 0 } else { INVALID_PARAM };
         }
         state.running = Some(number);
         state.tasks.clear();
@@ -254,6 +268,20 @@ pub unsafe extern "C" fn aclprofStop(config: *const c_void) -> c_int {
     with(|state| match write(state, number) {
         Ok(()) => 0,
         Err(_) => PROFILING_FAILURE,
+    })
+}
+
+/// # Safety
+///
+/// `config` is one of `aclprofCreateConfig`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aclprofWarmup(config: *const c_void) -> c_int {
+    let number = config.addr() >> 4;
+    with(|state| {
+        if state.configs.iter().all(|(known, ..)| *known != number) {
+            return INVALID_PARAM;
+        }
+        if state.running.is_some() { API_CONFLICT } else { 0 }
     })
 }
 
