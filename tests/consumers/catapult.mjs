@@ -13,7 +13,7 @@ const [trace] = process.argv.slice(2);
 
 await withPage(path.join(process.env.OMNIPROF_PERFETTO_UI, 'assets'), trace, async (page, origin, faults) => {
   await page.goto(`${origin}/catapult_trace_viewer.html`);
-  await page.waitForFunction(() => globalThis.tr?.importer?.Import !== undefined, { timeout: 60_000 });
+  await page.waitForFunction(() => globalThis.tr?.importer?.Import !== undefined);
   const found = await page.evaluate(async () => {
     const bytes = await (await fetch('/the-trace')).arrayBuffer();
     const model = new tr.Model();

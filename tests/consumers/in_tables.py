@@ -114,4 +114,4 @@ def pandas_json(source):
         found = {cat: (int(row["count"]), round(row["sum"] * 1e3)) for cat, row in sums.iterrows()}
     slices_equal(truth, found)
     ends = int((frame["ph"] == "f").sum())
-    equal("ends of arrows", ends, truth.arrow_count())
+    equal("ends of arrows", ends, truth.work())

@@ -52,6 +52,7 @@ export async function withPage(root, trace, use) {
   });
   try {
     const page = await browser.newPage();
+    page.setDefaultTimeout(300_000);
     await page.setViewport({ width: 1600, height: 1800 });
     const faults = [];
     page.on('pageerror', (error) => faults.push(String(error)));

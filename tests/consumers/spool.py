@@ -273,6 +273,19 @@ class Spool:
             mapped += len(start) if clock != "monotonic" else 0
         return total, mapped
 
+    def steps_ns(self):
+        """The sum of the steps, each of which lasts to the next one or its window's end, and how
+        much longer the last one may last: to the end of what its threads did in it."""
+        times = numpy.sort(self.column("step", "time")[self.inside("step")]).tolist()
+        total = loose = 0
+        for begin, end in self.windows["monotonic"]:
+            inside = [time for time in times if begin <= time < end]
+            if inside and inside[-1] == times[-1]:
+                total, loose = total + inside[-1] - inside[0], end - inside[-1]
+            elif inside:
+                total += end - inside[0]
+        return total, loose
+
     def arrows(self, kind):
         """Correlation id and ns of each row of work that an export has together with its launch."""
         start, end, correlation = self.column(kind, "start", "end", "correlation")

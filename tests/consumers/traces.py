@@ -315,8 +315,9 @@ class CutShort(Source):
         for kind in ("kernel", "api_call"):
             there, all_of_it = spool.count(kind), self.whole.read[0].count(kind)
             equal(f"some of the rows of {kind}", 0 < there < all_of_it, True)
-        own, all_arrows = self.truth.arrows[0], self.whole.truth.arrows[0]
-        equal("arrows of the whole", own == all_arrows[: len(own)], True)
+        own, all_arrows = Counter(self.truth.arrows[0]), Counter(self.whole.truth.arrows[0])
+        equal("some of the arrows", 0 < own.total() < all_arrows.total(), True)
+        equal("arrows that the whole has not", list(own - all_arrows)[:3], [])
 
 
 class Empty(Source):

@@ -39,7 +39,7 @@ async function takePicture(page) {
 
 await withPage(ui, trace, async (page, origin, faults) => {
   await page.goto(`${origin}/#!/viewer?url=${origin}/the-trace`);
-  await page.waitForFunction(() => globalThis.app?.trace?.engine !== undefined, { timeout: 300_000 });
+  await page.waitForFunction(() => globalThis.app?.trace?.engine !== undefined);
   for (const sql of queries) {
     const number = await page.evaluate(async (sql) => {
       const result = await globalThis.app.trace.engine.query(sql);
