@@ -1,6 +1,6 @@
-//! A worker that is built with no backend at all records CUDA through a plugin, on a stand-in for
-//! libcupti. The child has a device node of its own in a mount namespace, so that the backend finds
-//! a device where there is none.
+//! A worker that is built with no backend at all records CUDA or Ascend through a plugin, on a
+//! stand-in for libcupti or libmspti. For CUDA the child has a device node of its own in a mount
+//! namespace, so that the backend finds a device where there is none.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 use profiler_core::conformance::{build_plugin, build_program};
 use profiler_core::record::{Fact, HeapRef, Row as _};
 use profiler_core::spool::SpoolReader;
+use profiler_tests::npu_stand_in::NpuStandIn;
 use profiler_tests::plugins::{compile_c_plugin, install, plugin_dir};
 use profiler_worker::Controller;
 use profiler_worker::manifest::WorkerLine;
@@ -45,18 +46,24 @@ impl Worker {
     fn start(controller: &Controller, plugins: &Path, scratch: &Path) -> Self {
         let dev = scratch.join("dev");
         std::fs::create_dir(&dev).unwrap();
-        let mut child = Command::new("unshare")
+        let mut command = Command::new("unshare");
+        command
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", WITH_A_DEVICE, "sh"])
             .arg(&dev)
             .arg(build_program("plugin-worker"))
-            .arg(stand_in(scratch))
+            .arg(stand_in(scratch));
+        Self::spawn(controller, plugins, command)
+    }
+
+    fn spawn(controller: &Controller, plugins: &Path, mut command: Command) -> Self {
+        let mut child = command
             .env("OMNIPROF_SOCKET", controller.socket_dir().unwrap())
             .env("OMNIPROF_PLUGIN_DIR", plugins)
             .env_remove("CUDA_VISIBLE_DEVICES")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("`unshare` of util-linux is there");
+            .expect("the program is there, and `unshare` of util-linux");
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut worker = Self { child, input, output };
@@ -137,6 +144,42 @@ fn a_worker_without_backends_records_cuda_by_a_plugin() {
     assert_eq!(line.records["kernel"], 1000, "{:?}, lost {:?}", line.records, line.drops);
     assert!(line.records["counter"] > 0, "the host's plugin records beside it");
     assert_eq!(facts(&manifest.directory, line)["plugin.cuda"], *from);
+}
+
+#[test]
+fn a_worker_without_backends_records_npu_by_a_plugin() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plugins = plugin_dir().unwrap();
+    let npu = install(&build_plugin("backend-npu-plugin"), plugins.path()).unwrap();
+    install(&build_plugin("backend-cpu-plugin"), plugins.path()).unwrap();
+    let machine = NpuStandIn::install(scratch.path()).unwrap();
+
+    let controller = controller(&scratch.path().join("traces"));
+    let mut command = Command::new(build_program("plugin-worker"));
+    command.arg(machine.library());
+    machine.enter(&mut command, 0);
+    // What is launched is told by the test alone.
+    command.env_remove("FAKE_MSPTI_WORK");
+    let mut worker = Worker::spawn(&controller, plugins.path(), command);
+    assert!(controller.wait_for_workers(1, PATIENCE));
+
+    let status = controller.status();
+    let backends = &status.workers[0].backends;
+    let ids: Vec<_> = backends.iter().map(|backend| backend.id.as_str()).collect();
+    assert_eq!(ids, ["npu", "cpu"], "highest priority first");
+    let from = backends[0].plugin.as_ref().unwrap();
+    assert!(from.contains(npu.canonicalize().unwrap().to_str().unwrap()), "{from}");
+
+    controller.start(&StartRequest::for_stages(None, None)).unwrap();
+    worker.launch(1000);
+    let manifest = controller.stop_profile().unwrap();
+    drop(worker);
+    let line = &manifest.workers[0];
+    assert_eq!(line.error, None);
+    assert_eq!(line.backend.as_deref(), Some("npu"), "{}", line.why);
+    assert_eq!(line.records["kernel"], 1000, "{:?}, lost {:?}", line.records, line.drops);
+    assert!(line.records["counter"] > 0, "the host's plugin records beside it");
+    assert_eq!(facts(&manifest.directory, line)["plugin.npu"], *from);
 }
 
 /// The facts in the worker's spool.
