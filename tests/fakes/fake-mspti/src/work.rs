@@ -2,13 +2,16 @@
 //!
 //! With `FAKE_MSPTI_WORK=N` a thread launches N kernels every two milliseconds from the moment in
 //! which kernels are enabled until they are disabled. With `FAKE_MSPTI_LEDGER=DIR` it then appends
-//! a line for each record to `DIR/<pid>.csv`: kind, name, when it was launched, began and ended.
+//! a line for each record to `DIR/<pid>.csv`: kind, name, when it was launched, began and ended. The
+//! process has its device open from then on, as any that runs kernels: the node below
+//! `OMNIPROF_NPU_ROOT`.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use crate::records::Activity;
 
 static THREAD: Mutex<Option<JoinHandle<()>>> = Mutex::new(None);
 static ENDING: AtomicBool = AtomicBool::new(false);
+static DEVICE: OnceLock<Option<File>> = OnceLock::new();
 
 const EVERY: Duration = Duration::from_millis(2);
 const KERNELS: [(&CStr, &CStr); 5] = [
@@ -34,6 +38,10 @@ pub(crate) fn begin() {
     else {
         return;
     };
+    DEVICE.get_or_init(|| {
+        let root = std::env::var_os("OMNIPROF_NPU_ROOT")?;
+        File::open(PathBuf::from(root).join("dev/davinci0")).ok()
+    });
     let mut running = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
     if running.is_some() {
         return;
@@ -97,7 +105,7 @@ fn work_until_ended(count: u64) {
     }
     let Some(directory) = std::env::var_os("FAKE_MSPTI_LEDGER") else { return };
     let path = PathBuf::from(directory).join(format!("{}.csv", std::process::id()));
-    let file = std::fs::File::options().create(true).append(true).open(path);
+    let file = File::options().create(true).append(true).open(path);
     if let Ok(mut file) = file {
         drop(file.write_all(ledger.as_bytes()));
     }
