@@ -1,9 +1,11 @@
 //! An Ascend machine that consists of stand-ins: device nodes, libmspti and its companions, aclprof, msprof.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use crate::programs::build_folder;
 
@@ -25,6 +27,8 @@ impl NpuStandIn {
         let built = build_folder()?;
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command.args(["build", "--locked", "--quiet", "-p", "fake-mspti", "-p", "fake-ascend"]);
+        // `msprof` makes databases as well.
+        command.args(["--features", "fake-ascend/database"]);
         command.arg("--target-dir").arg(built.parent().context("no target folder")?);
         if !cfg!(debug_assertions) {
             command.arg("--release");
@@ -136,4 +140,65 @@ impl Emitted {
         let mut number = || fields.next()?.parse().ok();
         Some(Self { kind, name, launched: number()?, start: number()?, end: number()? })
     }
+}
+
+/// Count and summed duration in ns, by kind and name.
+pub type Sums = BTreeMap<(String, String), (u64, u64)>;
+
+fn add(sums: &mut Sums, kind: &str, name: &str, count: u64, ns: u64) {
+    let sum = sums.entry((kind.to_owned(), name.to_owned())).or_default();
+    *sum = (sum.0 + count, sum.1 + ns);
+}
+
+/// What a ledger adds up to.
+#[must_use]
+pub fn of_ledger(emitted: &[Emitted]) -> Sums {
+    let mut sums = Sums::new();
+    for one in emitted {
+        add(&mut sums, &one.kind, &one.name, 1, one.end - one.start);
+    }
+    sums
+}
+
+/// What a Kineto trace says of the device.
+///
+/// # Errors
+///
+/// It is none.
+pub fn of_trace(bytes: &[u8]) -> anyhow::Result<Sums> {
+    let trace: Value = serde_json::from_slice(bytes)?;
+    let events = trace["traceEvents"].as_array().context("no `traceEvents`")?;
+    let mut sums = Sums::new();
+    for event in events {
+        let kind = match event["cat"].as_str() {
+            Some("kernel") => "kernel",
+            Some("collective_comm") => "communication",
+            _ => continue,
+        };
+        let name = event["name"].as_str().context("an event without a name")?;
+        add(&mut sums, kind, name, 1, ns(&event["dur"])?);
+    }
+    Ok(sums)
+}
+
+/// What a worker of a summary says of the device.
+///
+/// # Errors
+///
+/// It is no such worker.
+pub fn of_summary(worker: &Value) -> anyhow::Result<Sums> {
+    let mut sums = Sums::new();
+    for (table, kind) in [("kernels", "kernel"), ("communication", "communication")] {
+        for row in worker["tables"][table].as_array().context(table)? {
+            let name = row["name"].as_str().context("a row without a name")?;
+            let count = row["count"].as_u64().context("a row without a count")?;
+            add(&mut sums, kind, name, count, ns(&row["total_us"])?);
+        }
+    }
+    Ok(sums)
+}
+
+fn ns(us: &Value) -> anyhow::Result<u64> {
+    let us = us.as_f64().with_context(|| format!("{us} is no duration"))?;
+    Ok((us * 1_000.0).round() as u64)
 }

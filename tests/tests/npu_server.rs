@@ -3,14 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use profiler_tests::npu_stand_in::{Emitted, NpuStandIn};
+use profiler_tests::npu_stand_in::{NpuStandIn, of_ledger, of_summary, of_trace};
 use profiler_tests::programs;
 use serde_json::{Value, json};
 
@@ -32,6 +31,8 @@ from torch_npu.profiler import _ExperimentalConfig, profile, profiler, tensorboa
 
 torch_npu.npu.set_device(0)
 words = []
+# Records hold their addresses.
+NAMES = ctypes.c_char_p(b"MatMulV2_ND_bf16"), ctypes.c_char_p(b"KERNEL_AICORE")
 
 def listen():
     for line in sys.stdin:
@@ -50,6 +51,9 @@ while True:
         break
     if word == "launch":
         profiler.launch(int(rest[0]))
+    if word == "mspti":
+        library = ctypes.CDLL(os.environ["ASCEND_HOME_PATH"] + "/lib64/libmspti.so")
+        library.fake_launch(*NAMES, ctypes.c_uint64(int(rest[0])), ctypes.c_uint32(7))
     if word == "acl":
         library = ctypes.CDLL(os.environ["ASCEND_HOME_PATH"] + "/lib64/libmsprofiler.so")
         library.fake_acl_launch(ctypes.c_uint64(int(rest[0])))
@@ -76,6 +80,16 @@ struct Server {
 impl Server {
     /// Starts it with these settings of the backend.
     fn start(stand_in: &NpuStandIn, root: &Path, settings: &Value) -> Self {
+        Self::start_with(stand_in, root, settings, &[])
+    }
+
+    /// The same, with further variables.
+    fn start_with(
+        stand_in: &NpuStandIn,
+        root: &Path,
+        settings: &Value,
+        variables: &[(&str, &Path)],
+    ) -> Self {
         programs::injected().unwrap();
         let mut command = Command::new(programs::omniprof().unwrap());
         command.args(["run", "--listen", "127.0.0.1:0", "--join", "preload", "--dir"]).arg(root);
@@ -84,6 +98,7 @@ impl Server {
         command.arg("--").arg(programs::python().unwrap()).args(["-c", SERVER]);
         // What is emitted is told by the test alone.
         stand_in.enter_python(&mut command, 0);
+        command.env_remove("FAKE_MSPTI_WORK").envs(variables.iter().copied());
         // How full the disk is, is not what is tested.
         command.env("OMNIPROF_MIN_FREE_PERCENT", "0");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -194,62 +209,21 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// Count and summed duration in ns, by kind and name.
-type Sums = BTreeMap<(String, String), (u64, u64)>;
-
-fn add(sums: &mut Sums, kind: &str, name: &str, count: u64, ns: u64) {
-    let sum = sums.entry((kind.to_owned(), name.to_owned())).or_default();
-    *sum = (sum.0 + count, sum.1 + ns);
-}
-
-fn of_ledger(emitted: &[Emitted]) -> Sums {
-    let mut sums = Sums::new();
-    for one in emitted {
-        add(&mut sums, &one.kind, &one.name, 1, one.end - one.start);
-    }
-    sums
-}
-
-fn ns(us: &Value) -> u64 {
-    (us.as_f64().unwrap() * 1_000.0).round() as u64
-}
-
-fn of_trace(bytes: &[u8]) -> Sums {
-    let trace: Value = serde_json::from_slice(bytes).unwrap();
-    let mut sums = Sums::new();
-    for event in trace["traceEvents"].as_array().unwrap() {
-        let kind = match event["cat"].as_str() {
-            Some("kernel") => "kernel",
-            Some("collective_comm") => "communication",
-            _ => continue,
-        };
-        add(&mut sums, kind, event["name"].as_str().unwrap(), 1, ns(&event["dur"]));
-    }
-    sums
+fn summary(spool: &Path) -> Value {
+    let mut command = Command::new(programs::omniprof().unwrap());
+    let output = command.args(["summary", "--json"]).arg(spool).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// What a summary says of the device.
 fn summary_of_device(spool: &Path) -> Value {
-    let mut command = Command::new(programs::omniprof().unwrap());
-    let output = command.args(["summary", "--json"]).arg(spool).output().unwrap();
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary = summary(spool);
     let workers = summary["workers"].as_array().unwrap();
     assert_eq!(workers.len(), 2, "the worker's own and the device's: {summary}");
     let is_device = |own: &&Value| own["title"].as_str().unwrap().ends_with(", device");
     let device = workers.iter().find(is_device).unwrap();
     assert_eq!(device["pid"], workers[0]["pid"]);
     device.clone()
-}
-
-fn sums(device: &Value) -> Sums {
-    let mut sums = Sums::new();
-    for (table, kind) in [("kernels", "kernel"), ("communication", "communication")] {
-        for row in device["tables"][table].as_array().unwrap() {
-            let count = row["count"].as_u64().unwrap();
-            add(&mut sums, kind, row["name"].as_str().unwrap(), count, ns(&row["total_us"]));
-        }
-    }
-    sums
 }
 
 /// How many directories for raw files lie in a folder.
@@ -313,15 +287,61 @@ fn what_torch_npu_recorded_lies_in_the_manifests_files_and_a_rival_is_named() {
     let raw = directory.join(file(worker, "raw")["path"].as_str().unwrap());
     assert!(raw.join("ASCEND_PROFILER_OUTPUT/trace_view.json").is_file(), "{}", raw.display());
     let spool = directory.join(file(worker, "spool")["path"].as_str().unwrap());
-    assert_eq!(sums(&summary_of_device(&spool)), told);
+    assert_eq!(of_summary(&summary_of_device(&spool)).unwrap(), told);
     let session = manifest["session"].as_str().unwrap();
     let trace = server.file(session, file(worker, "kineto")["path"].as_str().unwrap());
-    assert_eq!(of_trace(&trace), told);
+    assert_eq!(of_trace(&trace).unwrap(), told);
 
     let said = server.end().join("\n");
     // Its stop says so without a schedule; it was analysed, and by no daemon.
     assert!(said.contains("Incorrect schedule: Stop profiler"), "{said}");
     assert!(!said.contains("[ERROR]") && !said.contains("daemon process"), "{said}");
+}
+
+#[test]
+fn what_mspti_recorded_lies_in_the_manifests_files() {
+    const KERNELS: [u64; 2] = [41, 3_000];
+    const KERNEL_NS: u64 = 1_500;
+    let folder = tempfile::tempdir().unwrap();
+    let stand_in = NpuStandIn::install(folder.path()).unwrap();
+    let root = folder.path().join("traces");
+    let library = stand_in.library();
+    let preload = [("LD_PRELOAD", library.as_path())];
+    let mut server = Server::start_with(&stand_in, &root, &json!({}), &preload);
+    // What came before and what comes later is no part of it.
+    server.tell("mspti", "9");
+    let (status, answer) = server.start_profile(PLENTY);
+    assert_eq!(status, 200, "{answer}");
+    for count in KERNELS {
+        server.tell("mspti", &count.to_string());
+    }
+    let (status, manifest) = server.stop_profile();
+    assert_eq!(status, 200, "{manifest}");
+    server.tell("mspti", "7");
+
+    let worker = &manifest["workers"][0];
+    assert_eq!(worker["state"], "complete", "{worker}");
+    assert_eq!((&worker["backend"], &worker["error"]), (&json!("npu"), &Value::Null), "{worker}");
+    assert_eq!((&worker["notes"], &worker["drops"]), (&Value::Null, &Value::Null), "{worker}");
+    let count: u64 = KERNELS.iter().sum();
+    assert_eq!(worker["records"]["kernel"], count, "{worker}");
+
+    let directory = root.join(manifest["directory"].as_str().unwrap());
+    let spool = directory.join(file(worker, "spool")["path"].as_str().unwrap());
+    let summary = summary(&spool);
+    let [own] = &summary["workers"].as_array().unwrap()[..] else { panic!("{summary}") };
+    let summed = of_summary(own).unwrap();
+    let session = manifest["session"].as_str().unwrap();
+    let trace = server.file(session, file(worker, "kineto")["path"].as_str().unwrap());
+    assert_eq!(of_trace(&trace).unwrap(), summed);
+    assert_eq!(summed.len(), 1, "{summed:?}");
+    let name = ("kernel".to_owned(), "MatMulV2_ND_bf16".to_owned());
+    let (counted, ns) = summed[&name];
+    assert_eq!(counted, count);
+    // Instants are mapped from CLOCK_REALTIME, which may be slewed: each duration is right to the
+    // nanosecond.
+    assert!(ns.abs_diff(count * KERNEL_NS) <= count, "{ns}");
+    server.end();
 }
 
 #[test]
@@ -352,17 +372,18 @@ fn raw_files_end_a_capture_at_its_limit_of_bytes_and_what_there_is_is_imported()
     assert_eq!(told.values().map(|sum| sum.0).sum::<u64>(), 51);
     let session = manifest["session"].as_str().unwrap();
     let trace = server.file(session, file(worker, "kineto")["path"].as_str().unwrap());
-    assert_eq!(of_trace(&trace), told);
+    assert_eq!(of_trace(&trace).unwrap(), told);
     server.end();
 }
 
 #[test]
-fn counters_of_the_ai_cores_become_rows_of_their_kernels() {
+fn counters_of_the_ai_cores_and_of_the_l2_cache_become_rows_of_their_kernels() {
     let folder = tempfile::tempdir().unwrap();
     let stand_in = NpuStandIn::install(folder.path()).unwrap();
     let root = folder.path().join("traces");
     // It takes the path that has such counters by itself.
-    let mut server = Server::start(&stand_in, &root, &json!({"aic_metrics": "PipeUtilization"}));
+    let settings = json!({"aic_metrics": "PipeUtilization", "l2_cache": true});
+    let mut server = Server::start(&stand_in, &root, &settings);
     let (status, answer) = server.start_profile(PLENTY);
     assert_eq!(status, 200, "{answer}");
     server.tell("acl", "40");
@@ -378,7 +399,7 @@ fn counters_of_the_ai_cores_become_rows_of_their_kernels() {
     let spool = directory.join(file(worker, "spool")["path"].as_str().unwrap());
     let device = summary_of_device(&spool);
     let told = of_ledger(&stand_in.ledger(worker["pid"].as_u64().unwrap()).unwrap());
-    assert_eq!(sums(&device), told);
+    assert_eq!(of_summary(&device).unwrap(), told);
 
     // Work of an AI CPU has no such counter.
     let of_cores =
@@ -386,13 +407,16 @@ fn counters_of_the_ai_cores_become_rows_of_their_kernels() {
     let (count, ns) = of_cores.fold((0, 0), |sum, (_, one)| (sum.0 + one.0, sum.1 + one.1));
     assert_eq!(count, 30);
     let counters = device["tables"]["counters"].as_array().unwrap();
-    let counter = |name: &str| {
+    let counter_of = |name: &str, count: u64| {
         let row = counters.iter().find(|row| row["name"] == name).unwrap();
         assert_eq!((&row["count"], &row["device"]), (&count.into(), &0.into()), "{row}");
         (row["unit"].as_str().unwrap(), row["mean"].as_f64().unwrap())
     };
-    assert_eq!(counter("aic_mac_ratio"), ("1", 0.375));
-    let (unit, mean) = counter("aicore_time");
+    assert_eq!(counter_of("aic_mac_ratio", count), ("1", 0.375));
+    // Of the first kernel msprof has none.
+    assert_eq!(counter_of("l2_cache_hit_rate", count - 1), ("1", 0.75));
+    assert_eq!(counter_of("l2_cache_victim_rate", count - 1), ("1", 0.125));
+    let (unit, mean) = counter_of("aicore_time", count);
     assert_eq!((unit, (mean * 1_000.0 * count as f64).round() as u64), ("us", ns));
     server.end();
 }
