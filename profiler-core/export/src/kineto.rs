@@ -286,7 +286,9 @@ impl<W: Write> Draw for Kineto<W> {
     fn begin(&mut self, workers: &[Worker]) -> io::Result<()> {
         let first = workers.first();
         let offset = first.map_or(0, |worker| worker.clock.realtime_offset_ns);
-        let begin = first.map_or(0, |w| w.windows.first().map_or(w.end, |window| window.begin));
+        // No instant lies before the base: readers know no time below zero.
+        let begins = workers.iter().map(|w| w.windows.first().map_or(w.end, |window| window.begin));
+        let begin = begins.min().unwrap_or(0);
         let unix = begin.saturating_add_signed(offset);
         self.base = unix / BASE_PERIOD_NS * BASE_PERIOD_NS;
         self.shift = offset.saturating_sub_unsigned(self.base);

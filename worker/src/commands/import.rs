@@ -52,7 +52,7 @@ fn refused(error: ImportError) -> CommandError {
 #[derive(Debug, Default)]
 pub(super) struct Imported {
     folder: Option<PathBuf>,
-    /// What could not be imported, and what to do.
+    /// What could not be imported or is not whole, and what to do.
     pub(super) notes: Vec<String>,
 }
 
@@ -73,8 +73,10 @@ impl Imported {
             }
             let spool = self.folder()?.join(format!("{}.spool", spools.len()));
             let progress = Progress::spinner(&format!("importing {}", path.display()));
-            import::import(&path, &spool).map_err(refused)?;
+            let report = import::import(&path, &spool).map_err(refused)?;
             drop(progress);
+            let said = |note| format!("{}: {note}", path.display());
+            self.notes.extend(report.notes.into_iter().map(said));
             spools.push(spool);
         }
         Ok(spools)

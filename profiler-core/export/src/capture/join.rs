@@ -13,7 +13,8 @@ pub(super) fn join(readers: &mut [WorkerReader], options: CaptureOptions) -> Vec
     let reference = first.reference_tuple();
     let first_error = first.clock_error_ns();
     let axis_begin = first.first_window();
-    let mut begin = axis_begin;
+    let lift = lift(readers, &reference);
+    let mut begin = axis_begin.map(|begin| begin.saturating_add_signed(lift));
     for reader in readers.iter_mut() {
         let worker = &reader.origin().worker;
         let same_clock = worker.boot_id == axis_worker.boot_id
@@ -31,9 +32,11 @@ pub(super) fn join(readers: &mut [WorkerReader], options: CaptureOptions) -> Vec
         let clock = ClockJoin {
             by,
             error_ns,
-            realtime_offset_ns: realtime_offset(&reference),
-            boottime_offset_ns: offset(reference.boottime, reference.monotonic),
+            realtime_offset_ns: realtime_offset(&reference).saturating_sub(lift),
+            boottime_offset_ns: offset(reference.boottime, reference.monotonic)
+                .saturating_sub(lift),
         };
+        let shift = shift.saturating_add(lift);
         reader.join(shift, clock);
         begin = match (begin, reader.first_window()) {
             (Some(a), Some(b)) => Some(a.min(b.saturating_add_signed(shift))),
@@ -49,6 +52,19 @@ pub(super) fn join(readers: &mut [WorkerReader], options: CaptureOptions) -> Vec
         )),
     };
     readers.iter_mut().enumerate().map(|(index, reader)| reader.describe(index, slice)).collect()
+}
+
+/// How far the axis lies above the first worker's clock: 0, but where another worker recorded before
+/// that machine was started. There the axis is CLOCK_REALTIME, which has an instant for both.
+fn lift(readers: &[WorkerReader], reference: &ClockTuple) -> i64 {
+    let axis = realtime_offset(reference);
+    let is_before = |reader: &WorkerReader| {
+        let own = reader.reference_tuple();
+        let shift = realtime_offset(&own).saturating_sub(axis);
+        let begin = reader.first_window().filter(|_| own.realtime != 0);
+        begin.is_some_and(|begin| begin.checked_add_signed(shift).is_none())
+    };
+    if readers.iter().any(is_before) { axis } else { 0 }
 }
 
 fn realtime_offset(tuple: &ClockTuple) -> i64 {
