@@ -106,6 +106,10 @@ impl Intake {
             }
             Record::Lost { count, time } => self.rows.lost(count, self.whole_until, time),
             Record::Malformed => self.malformed += 1,
+            // A name read before its events were there may have changed unseen.
+            Record::Began { process, thread } if process == self.process.pid => {
+                self.rows.forget_thread(thread);
+            }
             Record::Began { .. } | Record::Ended { .. } | Record::Other => {}
         }
     }

@@ -25,17 +25,25 @@ pub(super) const ROLE: &str = "npu-bench";
 pub(super) const LIBRARY: &str = "OMNIPROF_FIGURES_LIBMSPTI";
 pub(super) const WORK: &str = "OMNIPROF_FIGURES_NPU_WORK";
 
+/// The size of a buffer.
+pub(super) const BUFFER_BYTES: u64 = 2 << 20;
 /// As the agent's flusher does it.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 /// What is produced between two looks at the clock.
 const PORTION: u64 = 1_000;
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long a sink takes for a group of rows that shall hold the decoder up.
+const HOLD_UP: Duration = Duration::from_millis(5);
+
 /// What the process shall do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Work {
     pub(super) records: u64,
     pub(super) a_second: u64,
+    /// The most buffers that the session may have, all of which shall be in use: the sink holds the
+    /// decoder up as long as records are produced. `None` = as it is by default.
+    pub(super) buffers: Option<u64>,
 }
 
 /// What came of it.
@@ -47,7 +55,11 @@ pub(super) struct Outcome {
     pub(super) decoder_cpu_s: f64,
     pub(super) callback_median_us: f64,
     pub(super) callback_p99_us: f64,
+    /// The memory that buffers took.
+    pub(super) buffer_bytes: u64,
     pub(super) begin_bytes: u64,
+    /// When a quarter of the records was read.
+    pub(super) early_bytes: u64,
     pub(super) peak_bytes: u64,
     pub(super) stop_ms: f64,
 }
@@ -57,6 +69,7 @@ pub(super) struct Outcome {
 struct Counting {
     kernels: AtomicU64,
     lost: AtomicU64,
+    holds_up: AtomicBool,
 }
 
 impl RecordSink for Counting {
@@ -65,6 +78,9 @@ impl RecordSink for Counting {
     }
 
     fn emit(&self, group: &[Batch<'_>]) -> Emit {
+        if self.holds_up.load(Ordering::Relaxed) {
+            std::thread::sleep(HOLD_UP);
+        }
         for batch in group.iter().filter(|batch| batch.kind == Kernel::KIND) {
             self.kernels.fetch_add(batch.count() as u64, Ordering::Relaxed);
         }
@@ -121,7 +137,11 @@ pub(super) fn play() -> anyhow::Result<ExitCode> {
 fn record(work: &Work) -> anyhow::Result<Outcome> {
     let stand_in = StandIn::load()?;
     let sink = Arc::new(Counting::default());
-    let config = SessionConfig { preset: Preset::Gpu, ..SessionConfig::default() };
+    let mut config = SessionConfig { preset: Preset::Gpu, ..SessionConfig::default() };
+    if let Some(buffers) = work.buffers {
+        config.max_buffer_bytes = buffers * BUFFER_BYTES;
+        sink.holds_up.store(true, Ordering::Relaxed);
+    }
     let begin_bytes = rss_bytes()?;
     let clock = Arc::new(SystemClock::new());
     let mut session = NpuBackend::new().open(&config, Arc::clone(&sink) as _, clock)?;
@@ -129,6 +149,7 @@ fn record(work: &Work) -> anyhow::Result<Outcome> {
 
     let begin = Instant::now();
     let is_done = AtomicBool::new(false);
+    let mut early_bytes = 0;
     std::thread::scope(|scope| -> anyhow::Result<()> {
         scope.spawn(|| {
             produce(&stand_in, work, begin);
@@ -137,6 +158,9 @@ fn record(work: &Work) -> anyhow::Result<Outcome> {
         let mut next = begin + FLUSH_EVERY;
         while !is_done.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(5));
+            if early_bytes == 0 && sink.kernels.load(Ordering::Relaxed) >= work.records / 4 {
+                early_bytes = rss_bytes()?;
+            }
             if Instant::now() >= next {
                 session.flush()?;
                 next += FLUSH_EVERY;
@@ -145,6 +169,7 @@ fn record(work: &Work) -> anyhow::Result<Outcome> {
         Ok(())
     })?;
     let produced_s = begin.elapsed().as_secs_f64();
+    sink.holds_up.store(false, Ordering::Relaxed);
     session.flush()?;
     let deadline = Instant::now() + DEADLINE;
     let kept = || sink.kernels.load(Ordering::Relaxed) + sink.lost.load(Ordering::Relaxed);
@@ -158,7 +183,7 @@ fn record(work: &Work) -> anyhow::Result<Outcome> {
     let decoder = decoder.iter().find(|thread| thread.name == "omniprof-npu");
     let decoder_cpu_s = decoder.context("the decoder does not run")?.cpu.as_secs_f64();
     let last_flush = Instant::now();
-    session.stop(Duration::from_millis(config.drain_ms))?;
+    let summary = session.stop(Duration::from_millis(config.drain_ms))?;
     let stop_ms = last_flush.elapsed().as_secs_f64() * 1_000.0;
 
     let times = stand_in.take_completions();
@@ -176,7 +201,9 @@ fn record(work: &Work) -> anyhow::Result<Outcome> {
         decoder_cpu_s,
         callback_median_us: at(50),
         callback_p99_us: at(99),
+        buffer_bytes: summary.own_memory_bytes,
         begin_bytes,
+        early_bytes,
         peak_bytes: peak_rss_bytes()?,
         stop_ms,
     })

@@ -13,10 +13,12 @@ use super::role::{Role, VARIABLE};
 use super::{Bound, Context, FigureEntry, Measured};
 use crate::npu_stand_in::NpuStandIn;
 
-use bench::{Outcome, Work};
+use bench::{BUFFER_BYTES, Outcome, Work};
 
 const ANCHOR: &str = "on the stand-in for libmspti, no device";
 const RUNS: usize = 3;
+/// Buffers in use while the callback is measured: the fewest, and the most that a session may have.
+const BUFFERS: [u64; 3] = [2, 32, 256];
 
 /// The figures of the group `npu`.
 #[must_use]
@@ -46,7 +48,7 @@ pub(super) fn roles() -> Vec<Role> {
 fn decode(context: &Context) -> anyhow::Result<Measured> {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
-        let outcome = run(context, &Work { records: 4_000_000, a_second: 1_500_000 })?;
+        let outcome = run(context, &work(4_000_000, 1_500_000))?;
         anyhow::ensure!(outcome.lost == 0, "{} records were lost", outcome.lost);
         runs.push(outcome.rows as f64 / outcome.decoder_cpu_s);
     }
@@ -61,23 +63,38 @@ fn callback_p99(context: &Context) -> anyhow::Result<Measured> {
     callback(context, |outcome| outcome.callback_p99_us)
 }
 
+/// The worst of the sizes: how long it takes to find a buffer depends on how many there are.
 fn callback(context: &Context, of: fn(&Outcome) -> f64) -> anyhow::Result<Measured> {
-    let mut runs = Vec::new();
-    for _ in 0..RUNS {
-        runs.push(of(&run(context, &Work { records: 10_000_000, a_second: 2_000_000 })?));
+    let mut worst: f64 = 0.0;
+    let mut notes = Vec::new();
+    for buffers in BUFFERS {
+        let work = Work { buffers: Some(buffers), ..work(20_000_000, 8_000_000) };
+        let mut runs = Vec::new();
+        for _ in 0..RUNS {
+            let outcome = run(context, &work)?;
+            let used = outcome.buffer_bytes / BUFFER_BYTES;
+            anyhow::ensure!(used == buffers, "{used} of {buffers} were in use");
+            runs.push(of(&outcome));
+        }
+        runs.sort_by(f64::total_cmp);
+        let median = runs[RUNS / 2];
+        notes
+            .push(format!("{median:.1} us with {} MiB of buffers", (buffers * BUFFER_BYTES) >> 20));
+        worst = worst.max(median);
     }
-    Ok(Measured::median_of(&runs))
+    Ok(Measured::noted(worst, notes.join(", ")))
 }
 
 fn memory(context: &Context) -> anyhow::Result<Measured> {
-    let outcome = run(context, &Work { records: 20_000_000, a_second: 2_000_000 })?;
+    let outcome = run(context, &work(20_000_000, 1_500_000))?;
+    anyhow::ensure!(outcome.lost == 0, "{} records were lost", outcome.lost);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     Ok(Measured::noted(
         mib(outcome.peak_bytes),
         format!(
-            "the whole process; {:.1} MiB before the start, {} records lost",
+            "the whole process, none lost; {:.1} MiB before the start, {:.1} MiB at 5 M records",
             mib(outcome.begin_bytes),
-            outcome.lost
+            mib(outcome.early_bytes)
         ),
     ))
 }
@@ -85,16 +102,20 @@ fn memory(context: &Context) -> anyhow::Result<Measured> {
 fn stop(context: &Context) -> anyhow::Result<Measured> {
     let mut runs = Vec::new();
     for _ in 0..5 {
-        runs.push(run(context, &Work { records: 500_000, a_second: 500_000 })?.stop_ms);
+        runs.push(run(context, &work(500_000, 500_000))?.stop_ms);
     }
     Ok(Measured::median_of(&runs))
 }
 
 fn lost(context: &Context) -> anyhow::Result<Measured> {
-    let outcome = run(context, &Work { records: 10_000_000, a_second: 500_000 })?;
+    let outcome = run(context, &work(10_000_000, 500_000))?;
     let kept = format!("{} records in {:.1} s, all kept", outcome.rows, outcome.produced_s);
     let note = if outcome.lost == 0 { kept } else { "counted in the trace".to_owned() };
     Ok(Measured::noted(outcome.lost as f64, note))
+}
+
+fn work(records: u64, a_second: u64) -> Work {
+    Work { records, a_second, buffers: None }
 }
 
 /// Runs the work in a process of its own.

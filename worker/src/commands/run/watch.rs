@@ -186,18 +186,7 @@ impl Watch {
         if tree::age(stat) < if is_early { MIN_COMMAND_AGE } else { MIN_AGE } {
             return;
         }
-        let seen = state.seen.entry(stat.pid).or_insert_with(|| Seen {
-            start_ticks: stat.start_ticks,
-            stack: stat.stack,
-            threads: 0,
-            within: false,
-            outside: None,
-            retry: None,
-            device_since: None,
-            next_device_look: now,
-            device_pause: DEVICE_LOOKS.0,
-            reason: None,
-        });
+        let seen = state.seen.entry(stat.pid).or_insert_with(|| Seen::first(stat, now));
         if !seen.within {
             seen.within = seen.has_agent(stat);
         }
@@ -266,13 +255,9 @@ impl State {
     fn take_gone(&mut self, there: &[Stat]) -> Vec<(Outside, &'static str)> {
         let mut left = Vec::new();
         self.seen.retain(|pid, seen| {
-            let stat = there.binary_search_by_key(pid, |stat| stat.pid).map(|index| &there[index]);
-            let reason = match stat {
-                Err(_) => "process_exit",
-                Ok(stat) if stat.start_ticks != seen.start_ticks => "process_exit",
-                Ok(stat) if stat.stack != seen.stack => "exec",
-                Ok(_) => return true,
-            };
+            let index = there.binary_search_by_key(pid, |stat| stat.pid);
+            let stat = index.ok().map(|index| &there[index]);
+            let Some(reason) = seen.gone(stat) else { return true };
             left.extend(seen.outside.take().map(|outside| (outside, reason)));
             false
         });
@@ -295,6 +280,33 @@ impl State {
 }
 
 impl Seen {
+    fn first(stat: &Stat, now: Instant) -> Self {
+        Self {
+            start_ticks: stat.start_ticks,
+            stack: stat.stack,
+            threads: 0,
+            within: false,
+            outside: None,
+            retry: None,
+            device_since: None,
+            next_device_look: now,
+            device_pause: DEVICE_LOOKS.0,
+            reason: None,
+        }
+    }
+
+    /// Why the program that was seen is not there any more, where it is not.
+    fn gone(&self, stat: Option<&Stat>) -> Option<&'static str> {
+        match stat {
+            None => Some("process_exit"),
+            Some(stat) if stat.start_ticks != self.start_ticks => Some("process_exit"),
+            Some(stat) if stat.stack == self.stack => None,
+            // One that ends gives up its memory some time before it is a zombie.
+            Some(stat) if stat.stack == 0 => Some("process_exit"),
+            Some(_) => Some("exec"),
+        }
+    }
+
     /// Whether an agent of its own is in the process. Only a new thread can be one.
     fn has_agent(&mut self, stat: &Stat) -> bool {
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", stat.pid)) else { return false };
@@ -331,6 +343,20 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_its_memory_ends_and_runs_no_other_program() {
+        let stat = Stat { pid: 7, parent: 1, state: b'R', start_ticks: 42, stack: 0x7ffc_0000 };
+        let seen = Seen::first(&stat, Instant::now());
+        assert_eq!(seen.gone(Some(&stat)), None);
+        let ending = Stat { stack: 0, ..stat.clone() };
+        assert_eq!(seen.gone(Some(&ending)), Some("process_exit"));
+        let other_program = Stat { stack: 0x7ffe_0000, ..stat.clone() };
+        assert_eq!(seen.gone(Some(&other_program)), Some("exec"));
+        let other_process = Stat { start_ticks: 43, ..other_program };
+        assert_eq!(seen.gone(Some(&other_process)), Some("process_exit"));
+        assert_eq!(seen.gone(None), Some("process_exit"));
+    }
 
     #[test]
     fn what_failed_is_tried_again_less_and_less_often() {
