@@ -295,6 +295,12 @@ impl Tracks {
         self.epoch_bytes >= EPOCH_BYTES
     }
 
+    /// More came since the last epoch than may be kept at all.
+    #[inline]
+    fn is_overfull(&self) -> bool {
+        self.epoch_bytes >= MAX_BYTES
+    }
+
     /// Gives out what is old enough.
     fn turn_epoch<D: Draw>(
         &mut self,

@@ -60,6 +60,10 @@ impl<D: Draw> Timeline<D> {
             let heap = if heap.len == 0 { &[] } else { heap.of(place.heap).unwrap_or_default() };
             let item = Item { start, end, row: 0, name, kind };
             self.tracks.push(TrackKey { worker, kind: track }, item, words, heap);
+            // Rows that all refer to the same long text come to far more than their block is long.
+            if self.tracks.is_overfull() {
+                self.end_epoch(place)?;
+            }
         }
         if !rows.is_empty() {
             self.tracks.advance(worker, place.settled_until, first, latest);

@@ -1,14 +1,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use profiler_core::clock::Instant;
+use profiler_core::clock::{ClockDomain, Instant};
 use profiler_core::identity::WorkerIdentity;
-use profiler_core::record::Span;
+use profiler_core::record::{HeapRef, Span};
+use profiler_core::sink::{StreamId, StreamInfo};
 use proptest::prelude::*;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::*;
-use crate::capture::{Capture, CaptureOptions, Input, MemorySpool, Origin};
+use crate::capture::{Capture, CaptureOptions, Consumer as _, Input, MemorySpool, Origin};
 
 /// Keeps what is drawn, and checks what a format may rely on.
 #[derive(Default)]
@@ -222,4 +223,31 @@ proptest! {
             }
         }
     }
+}
+
+/// A block is bounded, what its rows refer to is not: each may mean the same long text.
+#[test]
+fn rows_that_share_a_long_text_are_given_out_before_they_fill_the_memory() {
+    let workers = workers();
+    let mut timeline = Timeline::new(Recorder::default());
+    timeline.begin(&workers).unwrap();
+    let heap = vec![b'x'; 16 << 10];
+    let fields = HeapRef { offset: 0, len: heap.len() as u32 };
+    let rows: Vec<Span> = (1..=65_536)
+        .map(|time| Span { start: time, end: time, thread: 9, fields, ..Span::default() })
+        .collect();
+    let info =
+        StreamInfo { producer: "agent.spans".to_owned(), thread: 9, clock: ClockDomain::Monotonic };
+    let place = Place {
+        worker: &workers[0],
+        stream: StreamId(1),
+        info: &info,
+        definitions: &Definitions::default(),
+        heap: &heap,
+        settled_until: 0,
+    };
+    timeline.spans(&place, &rows).unwrap();
+    let (draw, _) = timeline.into_parts();
+    let (given, most) = (draw.slices.len(), MAX_BYTES / heap.len());
+    assert!(rows.len() - given < 2 * most, "{given} of {} given out", rows.len());
 }
