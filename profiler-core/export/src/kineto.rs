@@ -76,6 +76,13 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Added to a stream's number for the lane of its waits, as Kineto does.
 const SYNCHRONIZATION_TID: u64 = 1_000_000;
 const COMMUNICATION_TID: u64 = 2_000_000;
+/// From here on tracks are numbered that belong to no thread: no thread has such a number, nor one
+/// moved for a merge. In a container 1, 2 and 3 are threads like others, and Perfetto takes 0 for the
+/// process's first thread.
+const OWN_TID: u64 = 2_100_000_000;
+const OVERHEAD_TID: u64 = OWN_TID + 1;
+const STEPS_TID: u64 = OWN_TID + 2;
+const REST_TID: u64 = OWN_TID + 3;
 /// Added to a lane's number for each further lane.
 const LANE_TID: u64 = 100_000_000;
 /// For device work whose launch is not known: readers join by this number, so each gets its own.

@@ -3,7 +3,10 @@
 use std::io::Write;
 
 use super::text::{double, escape, number, time};
-use super::{COMMUNICATION_TID, Kineto, LANE_TID, LaneIds, SYNCHRONIZATION_TID, WorkerIds};
+use super::{
+    COMMUNICATION_TID, Kineto, LANE_TID, LaneIds, OVERHEAD_TID, OWN_TID, REST_TID, STEPS_TID,
+    SYNCHRONIZATION_TID, WorkerIds,
+};
 use crate::capture::{Place, Worker};
 use crate::pftrace::capture_facts;
 use crate::pids::Pids;
@@ -99,7 +102,9 @@ impl<W: Write> Kineto<W> {
         let pid = self.workers.first().map_or(0, |worker| worker.pid);
         buffer.extend_from_slice(br#"{"ph":"i","s":"g","name":"Record Window End","pid":"#);
         number(buffer, u64::from(pid));
-        buffer.extend_from_slice(br#","tid":0,"ts":"#);
+        buffer.extend_from_slice(br#","tid":"#);
+        number(buffer, OWN_TID);
+        buffer.extend_from_slice(br#","ts":"#);
         time(buffer, at);
         buffer.extend_from_slice(b"}\n],\n\"traceName\":");
         escape(buffer, &self.name);
@@ -134,7 +139,9 @@ impl<W: Write> Kineto<W> {
             escape(buffer, &name);
             buffer.extend_from_slice(br#","pid":"#);
             number(buffer, u64::from(pid));
-            buffer.extend_from_slice(br#","tid":0,"ts":"#);
+            buffer.extend_from_slice(br#","tid":"#);
+            number(buffer, OWN_TID);
+            buffer.extend_from_slice(br#","ts":"#);
             time(buffer, since);
             buffer.extend_from_slice(br#","args":{"lost":"#);
             number(buffer, loss.count);
@@ -151,7 +158,9 @@ impl<W: Write> Kineto<W> {
         escape(buffer, name);
         buffer.extend_from_slice(br#","pid":"#);
         number(buffer, u64::from(pid));
-        buffer.extend_from_slice(br#","tid":0,"ts":"#);
+        buffer.extend_from_slice(br#","tid":"#);
+        number(buffer, OWN_TID);
+        buffer.extend_from_slice(br#","ts":"#);
         time(buffer, since);
         buffer.extend_from_slice(br#","dur":"#);
         time(buffer, to.saturating_sub(from));
@@ -171,7 +180,7 @@ impl<W: Write> Kineto<W> {
         self.workers.push(ids);
         let name = format!("{} ({})", worker.title(), worker.identity.program);
         self.name_process(u64::from(pid), &name, "CPU", worker.index as u64);
-        self.name_thread(u64::from(pid), 0, "capture", 0);
+        self.name_thread(u64::from(pid), OWN_TID, "capture", 0);
     }
 
     fn name_process(&mut self, pid: u64, name: &str, label: &str, sort_index: u64) {
@@ -232,9 +241,9 @@ impl<W: Write> Kineto<W> {
                 };
                 (host, tid, name)
             }
-            TrackKind::Overhead => (host, 1, "overhead".to_owned()),
-            TrackKind::Steps => (host, 2, "steps".to_owned()),
-            TrackKind::Rest => (host, 3, "further".to_owned()),
+            TrackKind::Overhead => (host, OVERHEAD_TID, "overhead".to_owned()),
+            TrackKind::Steps => (host, STEPS_TID, "steps".to_owned()),
+            TrackKind::Rest => (host, REST_TID, "further".to_owned()),
         };
         let tid = tid + further;
         if let TrackKind::Stream { device, .. }
@@ -243,7 +252,9 @@ impl<W: Write> Kineto<W> {
         {
             self.describe_device(device, pid, worker);
         }
-        self.name_thread(pid, tid, &name, tid);
+        // Those of no thread stand first.
+        let sort_index = if tid >= OWN_TID { tid - OWN_TID } else { tid };
+        self.name_thread(pid, tid, &name, sort_index);
         let place = format!(r#"{pid},"tid":{tid},"ts":"#);
         self.lanes.push(LaneIds { place: place.into_bytes() });
     }

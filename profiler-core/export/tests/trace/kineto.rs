@@ -306,3 +306,35 @@ fn every_kind_of_row_has_its_event() {
     assert_eq!(freed["args"]["Bytes"], -10);
     assert_eq!(flows(&trace, "C")[0]["args"]["thing"], 0, "JSON has no NaN");
 }
+
+/// In a container the process is number 1, and its threads have the numbers behind it.
+#[test]
+fn threads_of_a_container_share_no_track_with_what_belongs_to_no_thread() {
+    let mut worker = identity(0);
+    worker.pid = 1;
+    let mut spool = Spool::with_window(worker, 1_000_000);
+    let stream = spool.stream("agent.spans", ClockDomain::Monotonic);
+    let name = spool.string(stream, "served");
+    for thread in 1..=3 {
+        let (start, end) = (M0 + 100, M0 + 900);
+        spool.memory.push(stream, &[Span { start, end, name, thread, ..Span::default() }]);
+    }
+    spool
+        .memory
+        .push(stream, &[Overhead { start: M0 + 1, end: M0 + 2, name, ..Overhead::default() }]);
+    let step = |step, at| Step { time: M0 + at, step, ..Step::default() };
+    spool.memory.push(stream, &[step(1, 200), step(2, 400)]);
+    let trace = json(vec![spool.done()]);
+    let mut names: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+    for event in flows(&trace, "X") {
+        let name = event["name"].as_str().unwrap();
+        names.entry(event["tid"].as_u64().unwrap()).or_default().insert(name);
+    }
+    // By their threads, and behind them the windows, overheads and steps.
+    let served = BTreeSet::from(["served"]);
+    for thread in 1..=3 {
+        assert_eq!(names.remove(&thread).as_ref(), Some(&served), "thread {thread}");
+    }
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(names.keys().all(|tid| *tid > u64::from(u32::MAX >> 2)), "{names:?}");
+}
