@@ -49,6 +49,8 @@ const ENTRY_HEADER_BYTES: usize = 8;
 const MAX_CHUNKS: usize = MAX_POOL_BYTES / CHUNK_BYTES;
 /// Chunks that stand ready for threads that need one.
 const SPARE_CHUNKS: usize = 64;
+/// What threads can append, all together, before the collector prepares more chunks.
+pub const SPARE_BYTES: usize = SPARE_CHUNKS * CHUNK_BYTES;
 /// How many of them are faulted in before any was asked for. Of the others the first page is, so
 /// that more threads than these, all at once, wait for pages as they write on, and lose nothing.
 const FAULTED_CHUNKS: usize = 16;

@@ -179,7 +179,7 @@ def ui(source, picture=False):
         "ns of device work": "select coalesce(sum(dur), 0) as n from slice where category in"
         " ('kernel', 'gpu_memcpy', 'gpu_memset', 'communication')",
         "ns in application": "select coalesce(sum(dur), 0) as n from slice where category in"
-        " ('cpu_op', 'user_annotation')",
+        " ('cpu_op', 'user_annotation', 'step')",
         "arrows": "select count(*) as n from flow",
         "samples": SAMPLES,
     }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use profiler_core::chunk::{ChunkCollector, ChunkPool, chunks};
+use profiler_core::chunk::{ChunkCollector, ChunkPool, SPARE_BYTES, chunks};
 use profiler_core::clock::ClockSource;
 use profiler_core::sink::RecordSink;
 
 use super::callbacks::{self, Attached, Wanted};
+use super::entry::OperatorHead;
 use super::library::{self, Found};
 use super::rows::{self, Rows, drain};
 use super::session::Lease;
@@ -17,13 +18,21 @@ use super::{OperatorSummary, entry, shapes, state};
 /// The memory of chunks, at most.
 const POOL_BYTES: usize = 48 << 20;
 
-/// How often chunks are emptied under load, and how often else.
+/// How often chunks are emptied under load, and how often else: a load begins without notice, and
+/// what comes until the next round must fit into the chunks that stand ready.
 const BUSY_PERIOD: Duration = Duration::from_millis(10);
+const QUIET_PERIOD: Duration = Duration::from_millis(20);
+/// The same where no operators are recorded.
 const IDLE_PERIOD: Duration = Duration::from_millis(100);
-/// The same where anything came at all: new threads may come as well, and need a state each.
-const SOME_PERIOD: Duration = Duration::from_millis(20);
 /// What makes a load, in bytes a round.
 const BUSY_BYTES: u64 = 256 << 10;
+
+/// Small operators that two threads can run in a millisecond.
+const MOST_OPERATORS_A_MS: usize = 2 * 1_000;
+const _: () = {
+    let bytes = MOST_OPERATORS_A_MS * QUIET_PERIOD.as_millis() as usize * size_of::<OperatorHead>();
+    assert!(bytes <= SPARE_BYTES);
+};
 
 /// How often libtorch is looked for while it is not there.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
@@ -154,7 +163,6 @@ impl Collector {
         let (pool, mut chunks) = chunks(POOL_BYTES);
         self.looked_at = self.instant();
         let mut recording = None;
-        let mut period = IDLE_PERIOD;
         let mut next_look = Instant::now();
         let mut next_reclaim = Instant::now() + RECLAIM_PERIOD;
         loop {
@@ -176,10 +184,10 @@ impl Collector {
                 }
             }
             self.finish_round(&mut chunks);
-            period = match bytes {
-                bytes if bytes >= BUSY_BYTES => BUSY_PERIOD,
-                0 => (period * 2).min(IDLE_PERIOD),
-                _ => SOME_PERIOD,
+            let period = match recording {
+                Some(_) if bytes >= BUSY_BYTES => BUSY_PERIOD,
+                Some(_) => QUIET_PERIOD,
+                None => IDLE_PERIOD,
             };
             if self.rows.is_closed() {
                 callbacks::switch_off();

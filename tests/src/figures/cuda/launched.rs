@@ -33,6 +33,10 @@ impl Launched {
         if activities.contains(&Activity::Cpu) {
             // Operators are of a process that is joined as it starts.
             run.args(["--join", "preload"]);
+            // What torch.profiler has no counterpart to would be measured with them.
+            for more in ["OMNIPROF_SAMPLES", "OMNIPROF_COUNTERS", "OMNIPROF_SPANS"] {
+                run.env(more, "false");
+            }
         }
         let python = python(context)?;
         run.arg("--").arg(python.get_program()).args(python.get_args());
