@@ -1,7 +1,5 @@
 //! The demo on a stand-in whose device gives no records, though every call succeeds.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::process::{Command, Stdio};
 
 use profiler_tests::npu_stand_in::NpuStandIn;
