@@ -3,15 +3,13 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backend_npu::NpuBackend;
-use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
-use profiler_core::clock::SystemClock;
-use profiler_core::conformance::MemorySink;
+use profiler_core::backend::ProfilerBackend as _;
 use profiler_core::error::BackendError;
 
+use support::session::refusal;
 use support::{FakeCann, install, other_library, program};
 
 /// A program that sets variables and becomes the one that tries.
@@ -41,15 +39,6 @@ fn backend(cann: &FakeCann, program: PathBuf, library: PathBuf) -> NpuBackend {
     NpuBackend::at(&cann.root, None).with_program(program).with_library(library)
 }
 
-fn open(backend: &NpuBackend) -> BackendError {
-    let opened = backend.open(
-        &SessionConfig::default(),
-        Arc::new(MemorySink::default()),
-        Arc::new(SystemClock::new()),
-    );
-    opened.err().expect("does not open")
-}
-
 fn home(cann: &FakeCann) -> &str {
     cann.home.to_str().expect("UTF-8")
 }
@@ -72,7 +61,7 @@ fn each_missing_companion_is_a_reason_and_never_a_crash() {
         let cann = install(&format!("without-{companion}"));
         std::fs::remove_file(cann.home.join("lib64").join(companion)).expect("removed");
         let program = program_with(&cann, &[("ASCEND_HOME_PATH", home(&cann))]);
-        let error = open(&backend(&cann, program, cann.library()));
+        let error = refusal(&backend(&cann, program, cann.library()));
         assert_reason(&error, "companion_missing", &[companion, remedy]);
     }
 }
@@ -85,7 +74,7 @@ fn a_companion_without_a_function_that_is_called_is_named_with_it() {
     std::fs::copy(lib.join("libmspti.so"), lib.join("libascend_hal.so")).expect("a copy");
     let program =
         program_with(&cann, &[("ASCEND_HOME_PATH", home(&cann)), ("FAKE_MSPTI_CRASH", "no")]);
-    let error = open(&backend(&cann, program, cann.library()));
+    let error = refusal(&backend(&cann, program, cann.library()));
     assert_reason(&error, "companion_too_old", &["libascend_hal.so", "halGetAPIVersion"]);
 }
 
@@ -94,7 +83,7 @@ fn a_library_that_ends_its_process_ends_that_of_the_trial_alone() {
     for (how, step) in [("load", "while loading"), ("call", "while subscribing")] {
         let cann = install(&format!("crash-{how}"));
         let variables = [("ASCEND_HOME_PATH", home(&cann)), ("FAKE_MSPTI_CRASH", how)];
-        let error = open(&backend(&cann, program_with(&cann, &variables), cann.library()));
+        let error = refusal(&backend(&cann, program_with(&cann, &variables), cann.library()));
         assert_reason(&error, "library_crashes", &["SIGABRT", step, "this process was spared"]);
     }
 }
@@ -109,7 +98,7 @@ fn a_library_that_hangs_is_killed_and_told_while_probing_waits_a_second_at_most(
     let probed = format!("{:?}", backend.probe());
     assert!(probed.contains("preflight_running"), "{probed}");
     assert!(begin.elapsed() < Duration::from_millis(1_900), "{:?}", begin.elapsed());
-    let error = open(&backend);
+    let error = refusal(&backend);
     assert_reason(&error, "library_hangs", &["still loading", "2.0 s and was killed"]);
     assert_eq!(times_run(&cann), 1, "the second answer is the first trial's");
 }
@@ -120,13 +109,13 @@ fn a_verdict_holds_until_the_file_changes() {
     let variables = [("ASCEND_HOME_PATH", home(&cann)), ("FAKE_MSPTI_CRASH", "load")];
     let backend = backend(&cann, program_with(&cann, &variables), cann.library());
     for _ in 0..3 {
-        assert_eq!(open(&backend).code(), "library_crashes");
+        assert_eq!(refusal(&backend).code(), "library_crashes");
     }
     assert_eq!(times_run(&cann), 1);
     let mut bytes = std::fs::read(cann.library()).expect("read");
     bytes.push(0);
     std::fs::write(cann.library(), bytes).expect("written");
-    assert_eq!(open(&backend).code(), "library_crashes");
+    assert_eq!(refusal(&backend).code(), "library_crashes");
     assert_eq!(times_run(&cann), 2);
 }
 
@@ -136,7 +125,7 @@ fn an_old_cann_says_before_any_start_that_it_must_be_preloaded() {
     let variables = [("ASCEND_HOME_PATH", home(&cann)), ("FAKE_MSPTI_CANN", "82")];
     let backend = backend(&cann, program_with(&cann, &variables), cann.library());
     let line = format!("LD_PRELOAD={}", cann.library().display());
-    assert_reason(&open(&backend), "needs_ld_preload", &[&line]);
+    assert_reason(&refusal(&backend), "needs_ld_preload", &[&line]);
     let probed = format!("{:?}", backend.probe());
     assert!(probed.contains("needs_ld_preload") && probed.contains(&line), "{probed}");
 }
@@ -148,11 +137,11 @@ fn what_is_no_libmspti_is_told_as_such() {
     std::fs::create_dir_all(&folder).expect("a folder");
     let program = program_with(&cann, &[("ASCEND_HOME_PATH", home(&cann))]);
     let text = other_library(&folder, b"no library at all");
-    let error = open(&backend(&cann, program.clone(), text));
+    let error = refusal(&backend(&cann, program.clone(), text));
     assert_reason(&error, "library", &["libmspti.so cannot be used"]);
 
     let companion = std::fs::read(cann.home.join("lib64/libprofapi.so")).expect("read");
-    let error = open(&backend(&cann, program, other_library(&folder, &companion)));
+    let error = refusal(&backend(&cann, program, other_library(&folder, &companion)));
     assert_reason(&error, "symbol_missing", &["msptiSubscribe", "OMNIPROF_LIBMSPTI"]);
 }
 
@@ -160,14 +149,14 @@ fn what_is_no_libmspti_is_told_as_such() {
 fn no_library_and_no_program_are_reasons_that_say_what_to_do() {
     let cann = install("nothing");
     let missing = cann.home.join("nowhere/libmspti.so");
-    let error = open(&backend(&cann, program(), missing));
+    let error = refusal(&backend(&cann, program(), missing));
     assert_reason(&error, "library_missing", &["nowhere/libmspti.so", "set_env.sh"]);
 
-    let error = open(&backend(&cann, cann.home.join("no-program"), cann.library()));
+    let error = refusal(&backend(&cann, cann.home.join("no-program"), cann.library()));
     assert_reason(&error, "preflight_failed", &["cannot start", "no-program"]);
     let silent = PathBuf::from("/bin/true");
     if Path::new(&silent).exists() {
-        let error = open(&backend(&cann, silent, cann.library()));
+        let error = refusal(&backend(&cann, silent, cann.library()));
         assert_reason(&error, "library_crashes", &["ended without an answer"]);
     }
 }

@@ -4,15 +4,11 @@ mod support;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use backend_npu::NpuBackend;
-use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
-use profiler_core::clock::SystemClock;
-use profiler_core::conformance::MemorySink;
-use profiler_core::error::BackendError;
 
+use support::session::refusal;
 use support::{FakeCann, install};
 
 /// A program that notes its number, and then does this.
@@ -31,15 +27,6 @@ fn pids(cann: &FakeCann) -> Vec<u32> {
     text.lines().map(|line| line.parse().expect("a number")).collect()
 }
 
-fn open(backend: &NpuBackend) -> BackendError {
-    let opened = backend.open(
-        &SessionConfig::default(),
-        Arc::new(MemorySink::default()),
-        Arc::new(SystemClock::new()),
-    );
-    opened.err().expect("does not open")
-}
-
 fn backend(cann: &FakeCann, script: &str) -> NpuBackend {
     let program = program(cann, script);
     NpuBackend::at(&cann.root, None).with_program(program).with_library(cann.library())
@@ -49,7 +36,7 @@ fn backend(cann: &FakeCann, script: &str) -> NpuBackend {
 fn without_further_word_it_has_five_seconds_and_is_gone_afterwards() {
     let cann = install("five-seconds");
     let begin = Instant::now();
-    let error = open(&backend(&cann, "exec sleep 600"));
+    let error = refusal(&backend(&cann, "exec sleep 600"));
     assert!(begin.elapsed() >= Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_eq!(error.code(), "library_hangs", "{error}");
     assert!(error.to_string().contains("after 5.0 s and was killed"), "{error}");
@@ -68,7 +55,7 @@ fn each_signal_that_ends_it_is_named() {
         ("TERM", "signal 15 while"),
     ] {
         let cann = install(&format!("signal-{signal}"));
-        let error = open(&backend(&cann, &format!("kill -{signal} $$")));
+        let error = refusal(&backend(&cann, &format!("kill -{signal} $$")));
         assert_eq!(error.code(), "library_crashes", "{error}");
         assert!(error.to_string().contains(name), "{error}");
         assert!(error.to_string().contains("this process was spared"), "{error}");
@@ -81,7 +68,7 @@ fn a_file_that_differs_in_size_or_in_time_or_in_place_is_tried_anew() {
     let cann = install("tried-anew");
     let asked = backend(&cann, "exit 3");
     let times = || {
-        assert_eq!(open(&asked).code(), "library_crashes");
+        assert_eq!(refusal(&asked).code(), "library_crashes");
         pids(&cann).len()
     };
     assert_eq!([times(), times()], [1, 1]);
@@ -112,7 +99,7 @@ fn a_file_that_differs_in_size_or_in_time_or_in_place_is_tried_anew() {
     file.set_modified(changed + Duration::from_secs(1)).expect("its time is set");
     let asked = asked.with_library(moved);
     for _ in 0..2 {
-        assert_eq!(open(&asked).code(), "library_crashes");
+        assert_eq!(refusal(&asked).code(), "library_crashes");
         assert_eq!(pids(&cann).len(), 4);
     }
 }

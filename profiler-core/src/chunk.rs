@@ -20,17 +20,21 @@
 //! made from a signal handler.
 #![expect(unsafe_code, reason = "threads write to memory that another thread reads further back")]
 
+mod cell;
+
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 use crate::thread::is_alive;
+
+pub use cell::PoolCell;
 
 /// The size of a chunk.
 pub const CHUNK_BYTES: usize = 64 << 10;
@@ -351,59 +355,6 @@ fn thread_id() -> u32 {
         }
         cell.get()
     })
-}
-
-/// A place for the pool of the current session, readable from any thread at the price of one
-/// load.
-pub struct PoolCell {
-    shared: AtomicPtr<Shared>,
-}
-
-impl std::fmt::Debug for PoolCell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PoolCell").field("pool", &self.get()).finish()
-    }
-}
-
-impl Default for PoolCell {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl PoolCell {
-    /// A place without a pool.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { shared: AtomicPtr::new(std::ptr::null_mut()) }
-    }
-
-    /// Puts a pool in, or takes out the one that is.
-    pub fn set(&self, pool: Option<ChunkPool>) {
-        let shared = pool.map_or(std::ptr::null(), |pool| std::ptr::from_ref(pool.shared));
-        self.shared.store(shared.cast_mut(), Ordering::Release);
-    }
-
-    /// Whether there is a pool. The cheapest question there is for code that is not being
-    /// profiled.
-    #[inline]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.shared.load(Ordering::Relaxed).is_null()
-    }
-
-    /// The pool, if there is one and it is open.
-    #[inline]
-    #[must_use]
-    pub fn get(&self) -> Option<ChunkPool> {
-        let shared = NonNull::new(self.shared.load(Ordering::Acquire))?;
-        // SAFETY: `set` puts in `&'static Shared` only.
-        let shared: &'static Shared = unsafe { shared.as_ref() };
-        match shared.pool.load(Ordering::Relaxed) {
-            0 => None,
-            pool => Some(ChunkPool { shared, pool }),
-        }
-    }
 }
 
 /// An entry, as the collector gives it.

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use profiler_core::conformance::{build_plugin, build_program};
 use profiler_core::record::{Fact, HeapRef, Row as _};
 use profiler_core::spool::SpoolReader;
+use profiler_tests::cuda_stand_in::CudaStandIn;
 use profiler_tests::npu_stand_in::NpuStandIn;
 use profiler_tests::plugins::{compile_c_plugin, install, plugin_dir};
 use profiler_worker::Controller;
@@ -20,20 +21,6 @@ use profiler_worker::manifest::WorkerLine;
 use profiler_worker::start_request::{SessionDefaults, StartRequest};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Gives the process a /dev that has `nvidia0`, and becomes the program.
-const WITH_A_DEVICE: &str = r#"
-set -e
-dev=$1; shift
-mount -t tmpfs none "$dev"
-for node in null zero full random urandom tty; do
-    touch "$dev/$node"; mount --bind "/dev/$node" "$dev/$node"
-done
-mkdir "$dev/shm"; mount --bind /dev/shm "$dev/shm"
-touch "$dev/nvidia0"
-mount --move "$dev" /dev
-exec "$@"
-"#;
 
 /// The worker in its process.
 struct Worker {
@@ -43,15 +30,12 @@ struct Worker {
 }
 
 impl Worker {
+    /// On a machine with a device of NVIDIA's.
     fn start(controller: &Controller, plugins: &Path, scratch: &Path) -> Self {
-        let dev = scratch.join("dev");
-        std::fs::create_dir(&dev).unwrap();
-        let mut command = Command::new("unshare");
-        command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", WITH_A_DEVICE, "sh"])
-            .arg(&dev)
-            .arg(build_program("plugin-worker"))
-            .arg(stand_in(scratch));
+        let machine = CudaStandIn::install(scratch).unwrap();
+        let machine = machine.expect("`unshare` of util-linux gives a process a device of its own");
+        let mut command = machine.command(build_program("plugin-worker").as_os_str());
+        command.arg(machine.library());
         Self::spawn(controller, plugins, command)
     }
 
@@ -59,7 +43,6 @@ impl Worker {
         let mut child = command
             .env("OMNIPROF_SOCKET", controller.socket_dir().unwrap())
             .env("OMNIPROF_PLUGIN_DIR", plugins)
-            .env_remove("CUDA_VISIBLE_DEVICES")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -95,13 +78,6 @@ impl Drop for Worker {
     }
 }
 
-/// The stand-in, named as the vendor names its library.
-fn stand_in(scratch: &Path) -> PathBuf {
-    let named = scratch.join("libcupti.so.13");
-    std::fs::copy(build_plugin("fake-cupti"), &named).unwrap();
-    named
-}
-
 fn controller(root: &Path) -> Controller {
     let mut defaults = SessionDefaults::default();
     defaults.all.limits.min_free_percent = 0;
@@ -119,7 +95,7 @@ fn a_worker_without_backends_records_cuda_by_a_plugin() {
     compile_c_plugin(plugins.path(), "old", &["ID=\"old\"", "MAJOR=9"]).unwrap();
 
     let controller = controller(&scratch.path().join("traces"));
-    let mut worker = Worker::start(&controller, plugins.path(), scratch.path());
+    let worker = Worker::start(&controller, plugins.path(), scratch.path());
     assert!(controller.wait_for_workers(1, PATIENCE));
 
     let status = controller.status();
@@ -133,17 +109,8 @@ fn a_worker_without_backends_records_cuda_by_a_plugin() {
     assert_eq!(refused.len(), 1, "{refused:?}");
     assert!(refused[0].contains("libomniprof_backend_old.so"), "{refused:?}");
 
-    controller.start(&StartRequest::for_stages(None, None)).unwrap();
-    worker.launch(1000);
-    let manifest = controller.stop_profile().unwrap();
-    drop(worker);
-    let line = &manifest.workers[0];
-    assert_eq!(line.error, None);
-    assert_eq!(line.backend.as_deref(), Some("cuda"), "{}", line.why);
+    let line = assert_recorded(&controller, worker, "cuda", from);
     assert!(line.why.contains("highest priority"), "{}", line.why);
-    assert_eq!(line.records["kernel"], 1000, "{:?}, lost {:?}", line.records, line.drops);
-    assert!(line.records["counter"] > 0, "the host's plugin records beside it");
-    assert_eq!(facts(&manifest.directory, line)["plugin.cuda"], *from);
 }
 
 #[test]
@@ -160,7 +127,7 @@ fn a_worker_without_backends_records_npu_by_a_plugin() {
     machine.enter(&mut command, 0);
     // What is launched is told by the test alone.
     command.env_remove("FAKE_MSPTI_WORK");
-    let mut worker = Worker::spawn(&controller, plugins.path(), command);
+    let worker = Worker::spawn(&controller, plugins.path(), command);
     assert!(controller.wait_for_workers(1, PATIENCE));
 
     let status = controller.status();
@@ -170,16 +137,27 @@ fn a_worker_without_backends_records_npu_by_a_plugin() {
     let from = backends[0].plugin.as_ref().unwrap();
     assert!(from.contains(npu.canonicalize().unwrap().to_str().unwrap()), "{from}");
 
+    assert_recorded(&controller, worker, "npu", from);
+}
+
+/// Records a thousand kernels, and compares what came by the plugin of that backend.
+fn assert_recorded(
+    controller: &Controller,
+    mut worker: Worker,
+    backend: &str,
+    from: &str,
+) -> WorkerLine {
     controller.start(&StartRequest::for_stages(None, None)).unwrap();
     worker.launch(1000);
-    let manifest = controller.stop_profile().unwrap();
+    let mut manifest = controller.stop_profile().unwrap();
     drop(worker);
-    let line = &manifest.workers[0];
+    let line = manifest.workers.remove(0);
     assert_eq!(line.error, None);
-    assert_eq!(line.backend.as_deref(), Some("npu"), "{}", line.why);
+    assert_eq!(line.backend.as_deref(), Some(backend), "{}", line.why);
     assert_eq!(line.records["kernel"], 1000, "{:?}, lost {:?}", line.records, line.drops);
     assert!(line.records["counter"] > 0, "the host's plugin records beside it");
-    assert_eq!(facts(&manifest.directory, line)["plugin.npu"], *from);
+    assert_eq!(facts(&manifest.directory, &line)[&format!("plugin.{backend}")], from);
+    line
 }
 
 /// The facts in the worker's spool.

@@ -377,6 +377,7 @@ impl Capture {
         }
         let (foreign, foreign_bytes) = pool().take_foreign();
         if foreign > 0 {
+            // A guess: records are one to three times as long as the smallest.
             let records = foreign_bytes.div_ceil(layout::SMALLEST_RECORD_BYTES as u64 * 2);
             notes.push(format!(
                 "{TAKEN}; it was taken back, and {foreign} buffers of the other's came with about \

@@ -164,8 +164,9 @@ record!(communication, 72, {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
     use std::process::Command;
+
+    use profiler_core::conformance::skipped;
 
     use super::*;
 
@@ -304,14 +305,6 @@ mod tests {
             ],
         );
         text
-    }
-
-    /// Says so past the test harness, which shows nothing of a test that passes; `.ci/run` counts
-    /// these lines.
-    fn skipped(why: &str) {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let line = format!("skipped: {test}: {why}\n");
-        std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
     }
 
     /// Ascend's hosts are mostly aarch64.

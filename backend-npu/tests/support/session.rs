@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use backend_npu::NpuBackend;
 use profiler_core::backend::{ProfileSession, ProfilerBackend as _, SessionConfig, SessionSummary};
 use profiler_core::clock::SystemClock;
 use profiler_core::conformance::{Answer, MemorySink};
@@ -41,6 +42,12 @@ pub(crate) fn open(
 ) -> Box<dyn ProfileSession> {
     let sink = Arc::clone(sink) as Arc<dyn RecordSink>;
     fake.backend().open(config, sink, Arc::new(SystemClock::new())).expect("opens")
+}
+
+/// Why the backend opens no session.
+pub(crate) fn refusal(backend: &NpuBackend) -> BackendError {
+    let opened = backend.open(&SessionConfig::default(), sink(), Arc::new(SystemClock::new()));
+    opened.err().expect("does not open")
 }
 
 pub(crate) fn started(fake: &FakeMspti, sink: &Arc<MemorySink>) -> Box<dyn ProfileSession> {

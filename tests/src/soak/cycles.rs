@@ -9,10 +9,10 @@ use profiler_worker::controller::StopRequest;
 use profiler_worker::manifest::WorkerLine;
 use profiler_worker::start_request::StartRequest;
 
-use super::cuda_stand_in::CudaStandIn;
 use super::process::Held;
 use super::worker::Worker;
 use super::{Cycles, Line, Setting, is_whole, wait_for};
+use crate::cuda_stand_in::CudaStandIn;
 use crate::npu_stand_in::NpuStandIn;
 
 /// Buffers and allocators have their size by then.

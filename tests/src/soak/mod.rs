@@ -4,8 +4,8 @@
 //! be reached, and whether it was. Workers are processes with the real agent; the seed of what is
 //! killed when is printed, so that a run can be made again.
 
+mod application;
 pub mod clock_steps;
-mod cuda_stand_in;
 pub mod cycles;
 pub mod disk;
 pub mod kills;

@@ -12,7 +12,8 @@ use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_core::record::{Loss, Marker, Row as _, Sample};
 use profiler_core::spool::SpoolReader;
 
-use super::cuda_stand_in::{Application, CudaStandIn};
+use super::application::Application;
+use crate::cuda_stand_in::CudaStandIn;
 use crate::npu_stand_in::NpuStandIn;
 
 /// Names the role that a process of this program shall play.

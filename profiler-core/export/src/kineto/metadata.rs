@@ -101,11 +101,7 @@ impl<W: Write> Kineto<W> {
         let buffer = &mut self.buffer;
         let pid = self.workers.first().map_or(0, |worker| worker.pid);
         buffer.extend_from_slice(br#"{"ph":"i","s":"g","name":"Record Window End","pid":"#);
-        number(buffer, u64::from(pid));
-        buffer.extend_from_slice(br#","tid":"#);
-        number(buffer, OWN_TID);
-        buffer.extend_from_slice(br#","ts":"#);
-        time(buffer, at);
+        of_no_thread(buffer, pid, at);
         buffer.extend_from_slice(b"}\n],\n\"traceName\":");
         escape(buffer, &self.name);
         buffer.extend_from_slice(b",\n\"omniprof\":[");
@@ -138,11 +134,7 @@ impl<W: Write> Kineto<W> {
             buffer.extend_from_slice(br#"{"ph":"i","s":"p","cat":"lost","name":"#);
             escape(buffer, &name);
             buffer.extend_from_slice(br#","pid":"#);
-            number(buffer, u64::from(pid));
-            buffer.extend_from_slice(br#","tid":"#);
-            number(buffer, OWN_TID);
-            buffer.extend_from_slice(br#","ts":"#);
-            time(buffer, since);
+            of_no_thread(buffer, pid, since);
             buffer.extend_from_slice(br#","args":{"lost":"#);
             number(buffer, loss.count);
             buffer.extend_from_slice(b"}}");
@@ -157,11 +149,7 @@ impl<W: Write> Kineto<W> {
         buffer.extend_from_slice(br#"{"ph":"X","cat":"Trace","name":"#);
         escape(buffer, name);
         buffer.extend_from_slice(br#","pid":"#);
-        number(buffer, u64::from(pid));
-        buffer.extend_from_slice(br#","tid":"#);
-        number(buffer, OWN_TID);
-        buffer.extend_from_slice(br#","ts":"#);
-        time(buffer, since);
+        of_no_thread(buffer, pid, since);
         buffer.extend_from_slice(br#","dur":"#);
         time(buffer, to.saturating_sub(from));
         buffer.extend_from_slice(br#","args":{}}"#);
@@ -312,6 +300,15 @@ fn shared_bytes_optin(device: &DeviceDef) -> u32 {
         7 => device.shared_bytes_per_multiprocessor,
         _ => device.shared_bytes_per_multiprocessor.saturating_sub(RESERVED_BYTES),
     }
+}
+
+/// Writes the process of an event of no thread, and its instant: what stands behind `"pid":`.
+fn of_no_thread(buffer: &mut Vec<u8>, pid: u32, since_base: u64) {
+    number(buffer, u64::from(pid));
+    buffer.extend_from_slice(br#","tid":"#);
+    number(buffer, OWN_TID);
+    buffer.extend_from_slice(br#","ts":"#);
+    time(buffer, since_base);
 }
 
 /// Added to the device numbers of a worker for the process number in the trace. Alone, a worker
