@@ -30,7 +30,13 @@ from in_perfetto import (
     ui_with_picture,
 )
 from in_speedscope import folded, speedscope
-from in_tables import duckdb_json, duckdb_parquet, pandas_json, pandas_parquet
+from in_tables import (
+    documented_queries,
+    duckdb_json,
+    duckdb_parquet,
+    pandas_json,
+    pandas_parquet,
+)
 from in_tensorboard import tensorboard
 
 
@@ -62,6 +68,7 @@ NEEDS = {
     tensorboard: ("torch_tb_profiler", "tensorboard"),
     duckdb_json: ("duckdb",),
     duckdb_parquet: ("duckdb",),
+    documented_queries: ("duckdb",),
     large_duckdb_parquet: ("duckdb",),
     pandas_json: ("pandas",),
     pandas_parquet: ("pandas",),
@@ -107,6 +114,7 @@ MAKERS = {
 MORE = {
     "cpu": [ui_with_picture],
     "gpu_single": [full_arguments, launch_statistics],
+    "npu": [documented_queries],
     "cut_short": [cut_protobuf],
     "empty": [hta_refuses],
     "nothing_inside": [hta_refuses],

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import warnings
+from unittest import mock
 
 from truth import equal, near, slices_equal
 
@@ -22,6 +23,7 @@ def ranks_of(source):
 
 def open_folder(source):
     """The traces of the source's spools, each a rank of its own, and HTA over them."""
+    from hta.common.trace import Trace
     from hta.trace_analysis import TraceAnalysis
 
     folder = source.folder / "hta"
@@ -34,7 +36,12 @@ def open_folder(source):
         (folder / f"rank{rank}.pt.trace.json.gz").symlink_to(trace)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)
-    with contextlib.redirect_stdout(None):
+    with contextlib.ExitStack() as during:
+        during.enter_context(contextlib.redirect_stdout(None))
+        if not source.whole:
+            # Between steps it leaves out what lies behind the last one's end, and work whose
+            # launch is not there: where the cut falls decides what that is.
+            during.enter_context(mock.patch.object(Trace, "_filter_irrelevant_gpu_kernels"))
         # It leaves the last step out unless told otherwise.
         return TraceAnalysis(trace_dir=str(folder), include_last_profiler_step=True)
 

@@ -36,9 +36,10 @@ def speedscope(source):
     equal("threads", len(profile["profiles"]), threads)
     if not threads:
         return
-    shown = json.loads(run("node", HERE / "speedscope.mjs", path))
-    equal("faults of the page", shown["faults"], [])
+    # Of several profiles the page counts which one it shows.
     counter = f"(1/{threads})" if threads > 1 else profile["profiles"][0]["name"]
+    shown = json.loads(run("node", HERE / "speedscope.mjs", path, counter))
+    equal("faults of the page", shown["faults"], [])
     equal(f"the page says {counter}", counter in shown["shown"], True)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 from spool import LAUNCHED
 from truth import INTERVALS, arrows_equal, equal, near, slices_equal
@@ -51,6 +52,31 @@ def joined(duckdb, there):
         for worker, launch, ns in duckdb.sql(sql).fetchall():
             groups.setdefault(worker, []).append((launch, launch, ns))
     return groups
+
+
+def documented_queries(source):
+    """The queries of docs/tables.md, as they stand there but for the limits of their lines."""
+    import duckdb
+
+    page = Path(__file__).resolve().parents[2] / "docs" / "tables.md"
+    (block,) = [part.split("```")[0] for part in page.read_text().split("```sql\n")[1:]]
+    folder = next(iter(tables(source).values())).parent
+    block = block.replace("trace.parquet", str(folder)).replace(" limit 20", "")
+    kernels, samples = [query for query in block.split(";") if query.strip()]
+    truth = source.truth
+    rows = duckdb.sql(kernels).fetchall()
+    equal("kernels", sum(count for _, count, _ in rows), truth.rows["kernel"])
+    sums = [us for _, _, us in rows]
+    near("their ns", round(sum(sums) * 1e3), truth.row_ns["kernel"], truth.slack["kernel"])
+    equal("in order", sums, sorted(sums, reverse=True))
+    rows = duckdb.sql(samples).fetchall()
+    stages = {stage for stage, _, _ in rows}
+    equal("sampled stages", stages <= {row[0] for row in duckdb.sql(
+        f"select distinct stage from '{folder}/workers.parquet'").fetchall()}, True)
+    ((ns,),) = duckdb.sql(
+        f"select sum(weight_ns) from '{folder}/sample.parquet' where stack is not null"
+    ).fetchall()
+    near("ns of samples", round(sum(ms for _, _, ms in rows) * 1e6), int(ns), len(rows))
 
 
 def pandas_parquet(source):

@@ -55,6 +55,8 @@ class Source:
 
     #: Whether work on a device never overlaps other work there.
     one_stream = False
+    #: Whether its writers ended by themselves.
+    whole = True
     #: What every export of it is told.
     options = ()
 
@@ -300,22 +302,24 @@ class Made(Truth):
 class CutShort(Source):
     """A spool whose writer died in the middle of a block, three fifths through the file."""
 
-    def __init__(self, name, whole):
-        data, offsets = whole.spools[0].read_bytes(), whole.read[0].offsets
+    whole = False
+
+    def __init__(self, name, uncut):
+        data, offsets = uncut.spools[0].read_bytes(), uncut.read[0].offsets
         block = next(i for i, offset in enumerate(offsets) if offset > len(data) * 3 // 5)
         end = (offsets[block - 1] + offsets[block]) // 2
         spool = Tools.work / f"{name}.spool"
         spool.write_bytes(data[:end])
-        self.whole = whole
+        self.uncut = uncut
         super().__init__(name, [spool])
 
     def check_spools(self):
         (spool,) = self.read
         equal("footer", spool.footer, None)
         for kind in ("kernel", "api_call"):
-            there, all_of_it = spool.count(kind), self.whole.read[0].count(kind)
+            there, all_of_it = spool.count(kind), self.uncut.read[0].count(kind)
             equal(f"some of the rows of {kind}", 0 < there < all_of_it, True)
-        own, all_arrows = Counter(self.truth.arrows[0]), Counter(self.whole.truth.arrows[0])
+        own, all_arrows = Counter(self.truth.arrows[0]), Counter(self.uncut.truth.arrows[0])
         equal("some of the arrows", 0 < own.total() < all_arrows.total(), True)
         equal("arrows that the whole has not", list(own - all_arrows)[:3], [])
 
@@ -323,9 +327,11 @@ class CutShort(Source):
 class Empty(Source):
     """A spool whose writer died behind the header of the file."""
 
-    def __init__(self, name, whole):
+    whole = False
+
+    def __init__(self, name, uncut):
         spool = Tools.work / f"{name}.spool"
-        spool.write_bytes(whole.spools[0].read_bytes()[: whole.read[0].offsets[0]])
+        spool.write_bytes(uncut.spools[0].read_bytes()[: uncut.read[0].offsets[0]])
         super().__init__(name, [spool])
 
     def check_spools(self):
