@@ -1,12 +1,18 @@
 //! torch_npu's profiler, driven from inside real CPython on a stand-in for the module.
 
+#![expect(unsafe_code, reason = "loads a library")]
+
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use backend_npu::NpuBackend;
+use profiler_core::backend::{ProfilerBackend as _, SessionConfig};
+use profiler_core::clock::SystemClock;
+use profiler_core::conformance::MemorySink;
 use serde_json::{Value, json};
 
 /// Long enough for a loaded machine; a test that waits so long has failed.
@@ -131,8 +137,7 @@ impl Run {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {text}{errors}", output.status);
-        let said = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        (said.unwrap_or_else(|| panic!("{text}{errors}")), text)
+        (told(&output), text)
     }
 
     /// What a program makes of the given.
@@ -317,6 +322,90 @@ fn each_way_in_which_it_fails_says_what_to_do() {
     let (said, _) = run.run();
     assert_eq!(said["stop"]["notes"], json!([]), "{said}");
     assert!(run.analysed().starts_with("analyse wrote no "), "{}", run.analysed());
+}
+
+/// What an application does whose main thread waits inside a library.
+const WAITS: &str = "    agent.join()\n";
+const WORKS: &str = "    while agent.is_alive():\n        time.sleep(0.001)\n";
+
+#[test]
+fn a_main_thread_that_runs_no_python_is_busy_and_nothing_is_left_of_the_start() {
+    let run = Run::new(torch());
+    assert!(APPLICATION.contains(WORKS));
+    let said = told(&run.output(&APPLICATION.replace(WORKS, WAITS)));
+    assert_eq!(said["start"]["code"], "python_busy", "{said}");
+    let error = said["start"]["error"].as_str().expect("a text");
+    assert!(error.contains("ran no Python for 5.0 s"), "{error}");
+    assert!(!run.raw().exists(), "the call came after it was called off");
+}
+
+#[test]
+fn a_queue_of_calls_that_is_full_is_busy() {
+    let run = Run::new(torch());
+    // Each call is `abs(0)`, which is 0: done. The main thread takes some on its way to where it
+    // waits.
+    let full = r#"
+        call, nothing = ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p), ctypes.c_void_p()
+        for _ in range(5):
+            while ctypes.pythonapi.Py_AddPendingCall(call, nothing) == 0:
+                pass
+            time.sleep(0.05)
+"#;
+    let begin = "    def record():\n";
+    let application = APPLICATION.replace(WORKS, WAITS).replace(begin, &format!("{begin}{full}"));
+    let said = told(&run.output(&application));
+    assert_eq!(said["start"]["code"], "python_busy", "{said}");
+    assert!(said["start"]["error"].as_str().expect("a text").contains("is full"), "{said}");
+}
+
+/// It answers after the limit of 30 s: what it began is taken back.
+#[test]
+fn a_profiler_that_does_not_answer_is_told_and_undone_when_it_does() {
+    let run = Run::new(torch());
+    let slow = r#"
+    whole = torch_npu.profiler.profile.start
+    def start(self):
+        time.sleep(31)
+        whole(self)
+    torch_npu.profiler.profile.start = start
+"#;
+    let loaded = "    library = ctypes.CDLL";
+    let application = APPLICATION.replacen(loaded, &format!("{slow}{loaded}"), 1);
+    let ends = "    print(json.dumps(said), flush=True)\n";
+    let running = "    said[\"runs\"] = torch_npu.profiler.profiler._recording is not None\n";
+    let application = application.replace(ends, &format!("{running}{ends}"));
+    let output = run.output(&application);
+    let said = told(&output);
+    assert_eq!(said["start"]["code"], "python_hangs", "{said}");
+    assert!(said["start"]["error"].as_str().expect("a text").contains("within 30.0 s"), "{said}");
+    assert_eq!(said["runs"], false, "{output:?}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("Incorrect schedule: Stop profiler"), "it was stopped: {printed}");
+}
+
+/// The last line of JSON that a process printed.
+fn told(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    said.unwrap_or_else(|| panic!("{output:?}"))
+}
+
+#[test]
+fn a_process_without_python_is_told_what_to_use() {
+    let library = cann().home.join("lib64/libtorch_npu.so");
+    // SAFETY: our own library, which has no initialisers.
+    let _loaded = unsafe { libloading::Library::new(library) }.expect("the stand-in loads");
+    let mut options = std::collections::BTreeMap::new();
+    options.insert("npu.path".to_owned(), "torch_npu".into());
+    let folder = tempfile::tempdir().expect("a folder");
+    let raw_dir = Some(folder.path().join("a.raw"));
+    let config = SessionConfig { options, raw_dir, ..SessionConfig::default() };
+    let sink = Arc::new(MemorySink::default());
+    let backend = NpuBackend::at(&cann().root, None);
+    let opened = backend.open(&config, sink, Arc::new(SystemClock::new()));
+    let refused = opened.and_then(|mut session| session.start()).expect_err("there is no Python");
+    assert_eq!(refused.code(), "no_python");
+    assert!(refused.to_string().contains("`npu.path` `mspti` or `aclprof`"), "{refused}");
 }
 
 /// The start of a program that records from another thread.
