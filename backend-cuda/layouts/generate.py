@@ -64,6 +64,11 @@ RECORDS = {
     ),
 }
 
+# The same of what callbacks are given, by the vendor's whole name.
+CALLBACKS = {
+    "callback": ("CUpti_CallbackData", "callbackSite functionReturnValue correlationId"),
+}
+
 NUMBERS = (
     [f"CUPTI_ACTIVITY_KIND_{kind}" for kind in (
         "MEMCPY MEMSET DRIVER RUNTIME DEVICE CONTEXT CONCURRENT_KERNEL OVERHEAD MEMCPY2 STREAM "
@@ -73,6 +78,7 @@ NUMBERS = (
        "CUPTI_ACTIVITY_ATTR_ZEROED_OUT_ACTIVITY_BUFFER",
        "CUPTI_ACTIVITY_ATTR_PER_THREAD_ACTIVITY_BUFFER",
        "CUPTI_CB_DOMAIN_DRIVER_API", "CUPTI_CB_DOMAIN_RUNTIME_API",
+       "CUPTI_API_ENTER", "CUPTI_API_EXIT",
        "CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED", "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES",
        "CUPTI_ERROR_OUT_OF_MEMORY"]
 )
@@ -138,9 +144,10 @@ def newest(headers, record):
 
 def program(headers, version):
     lines = ["#include <stdio.h>", "#include <stddef.h>", "#include <cupti_activity.h>",
-             "#include <cupti_version.h>", "int main(void) {"]
-    for name, (record, fields) in RECORDS.items():
-        struct = newest(headers, record)
+             "#include <cupti_callbacks.h>", "#include <cupti_version.h>", "int main(void) {"]
+    records = {name: (newest(headers, record), fields)
+               for name, (record, fields) in RECORDS.items()}
+    for name, (struct, fields) in (records | CALLBACKS).items():
         lines.append(f'printf("{version} {name} {struct} %zu", sizeof({struct}));')
         for field in fields.split():
             lines.append(f'printf(" {field}=%zu", offsetof({struct}, {field}));')

@@ -15,7 +15,7 @@ use profiler_core::backend::DriverState;
 use profiler_core::error::{BackendError, chain};
 use profiler_core::thread::spawn_blocked;
 
-use crate::cupti::library::Cupti;
+use crate::cupti::library::{Cupti, ignore};
 use crate::kineto;
 
 /// Detaches in the life of a process: each leaves about half a megabyte of device memory.
@@ -226,7 +226,7 @@ impl Place {
 /// Takes CUPTI out of the process, if nobody else uses it.
 fn detach(cupti: &Cupti) -> Result<(), BackendError> {
     // Whoever holds the subscription is alone with CUPTI, and nobody can come while it is held.
-    let subscriber = cupti.subscribe()?;
+    let subscriber = cupti.subscribe(ignore)?;
     let finalize = || {
         // Clients of the older interface need no subscription.
         let maps = || std::fs::read_to_string("/proc/self/maps").unwrap_or_default();

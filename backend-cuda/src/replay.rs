@@ -26,18 +26,17 @@ impl Names for Kept<'_> {
     }
 }
 
-/// Decodes records as a capture of the preset `full` does, into one group of batches; returns what
-/// a capture's summary would note. No bytes make it panic.
+/// Decodes records as a capture does, into one group of batches; returns what a capture's summary
+/// would note. No bytes make it panic. Calls are no records of a capture, and are left out.
 pub fn decode<'a>(
     records: impl IntoIterator<Item = &'a [u8]>,
     names: &dyn KeptNames,
     sink: &dyn RecordSink,
     stream: StreamId,
 ) -> (Emit, Vec<String>) {
-    let mut decoder = Decoder::new(stream, Calls::All);
+    let mut decoder = Decoder::new(stream, Calls::None, stream);
     for record in records {
         decoder.record(Raw(record), &Kept(names));
     }
-    decoder.settle(u64::MAX, &Kept(names));
     (decoder.emit(sink), decoder.notes())
 }

@@ -10,9 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use backend_cuda::replay::{KeptNames, decode};
-use profiler_core::record::{
-    ApiCall, Kernel, LaunchConfigDef, RecordKind, Role, Row as _, StringDef,
-};
+use profiler_core::record::{Kernel, LaunchConfigDef, RecordKind, Role, Row as _, StringDef};
 use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
 
 /// A file of records.
@@ -52,6 +50,23 @@ impl Kept {
             *kinds.entry(number(&mut &record[..])).or_default() += 1;
         }
         kinds
+    }
+
+    /// The starts of calls by correlation. A capture is told calls by callbacks; the workload kept
+    /// `CUpti_ActivityAPI` records of them.
+    fn launches(&self) -> BTreeMap<u64, u64> {
+        const DRIVER: u32 = 4;
+        const RUNTIME: u32 = 5;
+        let calls = self.records.iter().filter(|record| {
+            let kind = number(&mut &record[..]);
+            kind == DRIVER || kind == RUNTIME
+        });
+        calls
+            .map(|record| {
+                let start = u64::from_le_bytes(record[8..16].try_into().unwrap());
+                (u64::from(number(&mut &record[32..])), start)
+            })
+            .collect()
     }
 }
 
@@ -239,11 +254,7 @@ fn what_real_libraries_wrote_is_understood() {
         let kernels = rows.of(Kernel::KIND);
         let of_graph = kernels.iter().filter(|row| integer(row, "graph_node") != 0).count();
         assert!(of_graph > 0 && of_graph < kernels.len(), "{of_graph} of {}", kernels.len());
-        let launches: BTreeMap<u64, u64> = rows
-            .of(ApiCall::KIND)
-            .iter()
-            .map(|row| (integer(row, "correlation"), integer(row, "start")))
-            .collect();
+        let launches = kept.launches();
         let mut launched = 0;
         for kernel in &kernels {
             let (start, end) = (integer(kernel, "start"), integer(kernel, "end"));

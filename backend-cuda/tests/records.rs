@@ -23,6 +23,7 @@ struct Keeping {
     kernels: Mutex<Vec<u64>>,
     /// Correlations by the domain of the call.
     calls: Mutex<Vec<(u32, u64)>>,
+    results: Mutex<Vec<u64>>,
 }
 
 impl RecordSink for Keeping {
@@ -38,6 +39,9 @@ impl RecordSink for Keeping {
                 } else if batch.kind == ApiCall::KIND {
                     let domain = field(batch, row, "domain") as u32;
                     self.calls.lock().expect("kept").push((domain, correlation));
+                    self.results.lock().expect("kept").push(field(batch, row, "result"));
+                    let (start, end) = (field(batch, row, "start"), field(batch, row, "end"));
+                    assert!(0 < start && start <= end, "a call from {start} to {end}");
                 }
             }
         }
@@ -85,6 +89,7 @@ fn capture(preset: Preset, work: impl FnOnce()) -> (Arc<Keeping>, SessionSummary
         counted: MemorySink::new(Answer::Accept),
         kernels: Mutex::default(),
         calls: Mutex::default(),
+        results: Mutex::default(),
     });
     let config = SessionConfig { preset, ..attached() };
     let taken = Arc::clone(&sink) as Arc<dyn RecordSink>;
@@ -185,9 +190,44 @@ fn a_launch_shows_its_driver_calls_where_all_is_recorded() {
     sink.assert_joined(ApiDomain::CudaDriver);
 }
 
-/// Launches on threads that flushes cut anywhere: still one call each.
 #[test]
-fn flushes_between_a_driver_call_and_its_runtime_call_double_nothing() {
+fn what_a_call_returned_is_told() {
+    const OUT_OF_MEMORY: i32 = 2;
+    let _alone = alone();
+    let fake = fake();
+    let (sink, summary) = capture(Preset::Launch, || {
+        fake.result(OUT_OF_MEMORY);
+        fake.silent(true);
+        fake.launch(c"kernel", 3, 7, 1);
+        fake.silent(false);
+        fake.result(0);
+    });
+    assert_eq!(*sink.results.lock().expect("kept"), [2, 2, 2]);
+    assert_eq!(summary.device_used, Some(false), "nothing that was launched ran");
+}
+
+/// Another client of the library may record calls: its records come to whoever takes the buffers.
+#[test]
+fn records_of_calls_that_somebody_else_switched_on_double_nothing() {
+    const CALLS: [u32; 2] = [4, 5];
+    let _alone = alone();
+    let fake = fake();
+    for preset in [Preset::Gpu, Preset::Launch] {
+        let (sink, summary) = capture(preset, || {
+            CALLS.iter().for_each(|kind| fake.switch_kind(*kind, true));
+            fake.launch(c"kernel", 100, 7, 1);
+            CALLS.iter().for_each(|kind| fake.switch_kind(*kind, false));
+        });
+        let calls = if preset == Preset::Gpu { 0 } else { 100 };
+        assert_eq!((sink.rows(Kernel::KIND), sink.rows(ApiCall::KIND)), (100, calls));
+        let notes = summary.notes;
+        assert!(!notes.iter().any(|note| note.contains("not understood")), "{notes:?}");
+    }
+}
+
+/// Calls of threads that flushes meet anywhere: still one each.
+#[test]
+fn flushes_during_calls_double_nothing() {
     const LAUNCHES: u64 = 20_000;
     let _alone = alone();
     let fake = fake();

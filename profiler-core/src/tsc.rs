@@ -19,3 +19,19 @@ pub fn read() -> u64 {
         0
     }
 }
+
+/// Whether the counter runs evenly on all cores, in all states of sleep, so that its ticks can be
+/// instants: the kernel takes it for its own clock, and the processor says that it neither changes
+/// its pace nor stops.
+#[must_use]
+pub fn is_steady() -> bool {
+    let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let source = std::fs::read_to_string(source).unwrap_or_default();
+    if !matches!(source.trim(), "tsc" | "kvm-clock") {
+        return false;
+    }
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag: &str| flags.split_whitespace().any(|found| found == flag);
+    has("constant_tsc") && has("nonstop_tsc")
+}

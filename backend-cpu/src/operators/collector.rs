@@ -357,16 +357,3 @@ impl Drop for Collector {
 
 const LAYOUT: &str = "the layout of this libtorch is not known: of operators only names and times \
                       are recorded";
-
-/// Whether the processor's counter runs evenly on all cores, in all states of sleep.
-pub(super) fn has_steady_ticks() -> bool {
-    let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    let source = std::fs::read_to_string(source).unwrap_or_default();
-    if !matches!(source.trim(), "tsc" | "kvm-clock") {
-        return false;
-    }
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    let has = |flag: &str| flags.split_whitespace().any(|found| found == flag);
-    has("constant_tsc") && has("nonstop_tsc")
-}

@@ -12,7 +12,7 @@ use profiler_core::sink::{LogLevel, RecordSink, StreamInfo};
 use profiler_core::step_names;
 
 use super::callbacks::Wanted;
-use super::collector::{Collector, Control, has_steady_ticks};
+use super::collector::{Collector, Control};
 use super::rows::Rows;
 use super::{OperatorPlan, OperatorSummary};
 
@@ -64,7 +64,7 @@ impl Operators {
             rows: plan.rows,
             shapes: plan.rows && plan.shapes,
             steps: step_names::is_wanted(),
-            ticks: has_steady_ticks(),
+            ticks: profiler_core::tsc::is_steady(),
         };
         let mut this = Self {
             plan,

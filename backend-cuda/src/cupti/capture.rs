@@ -3,21 +3,25 @@
 #![expect(unsafe_code, reason = "reads what CUPTI wrote into buffers and points to")]
 
 use std::ffi::{CStr, c_char};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use profiler_core::backend::{DriverState, Preset, SessionSummary};
+use profiler_core::chunk::{ChunkCollector, chunks};
 use profiler_core::clock::{ClockDomain, ClockSource};
 use profiler_core::error::BackendError;
-use profiler_core::record::LossCause;
+use profiler_core::record::{ApiCall, LossCause, Row as _};
 use profiler_core::sink::{Emit, Loss, RecordSink, StreamId, StreamInfo};
 use profiler_core::thread::spawn_blocked;
 
+use zerocopy::FromBytes as _;
+
 use super::buffers::{self, Completed, buffer_completed, buffer_requested, pool};
+use super::calls::{self, CallEntry, on_call};
 use super::layout::{
-    DRIVER_LAUNCHES, LAST_DRIVER_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, api, attribute, kind,
+    DRIVER_LAUNCHES, LAST_RUNTIME_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, attribute, domain, kind,
 };
 use super::library::{Cupti, Subscriber};
 use crate::decode::{Calls, Decoder, Names};
@@ -26,12 +30,12 @@ use crate::place::Lease;
 /// `cuptiGetVersion` from which "no buffer" is safe to answer: CUDA 12.9.
 const DECLINE_VERSION: u32 = 28;
 /// How long the decoder sleeps when nothing is completed.
-const DECODER_NAP: Duration = Duration::from_millis(10);
+const DECODER_NAP: Duration = Duration::from_millis(calls::LONGEST_NAP_MS);
 /// Rows that wait in the decoder before they are emitted.
 const EMIT_ROWS: usize = 4096;
 /// `CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM`.
 const SYSTEM_THREAD_IDS: u32 = 1;
-/// The smallest record that a kernel or call can be; what discarded bytes are divided by.
+/// The smallest record that comes; what discarded bytes are divided by.
 const SMALLEST_RECORD_BYTES: u64 = 40;
 /// A driver clock within this distance of CLOCK_REALTIME is CLOCK_REALTIME.
 const SAME_CLOCK_NS: u64 = 1_000_000;
@@ -59,9 +63,18 @@ pub(crate) struct Capture {
     subscriber: Subscriber,
     enabled: Vec<u32>,
     thread_ids_before: Option<u32>,
-    decoder: Option<JoinHandle<Decoder>>,
+    decoder: Option<JoinHandle<Decoded>>,
     shared: Arc<Shared>,
     stream: StreamId,
+}
+
+/// What the decoder's thread leaves.
+struct Decoded {
+    decoder: Decoder,
+    /// Calls that were told.
+    calls: u64,
+    /// The most memory that their chunks took.
+    chunk_bytes: u64,
 }
 
 /// What the session's threads share.
@@ -69,8 +82,6 @@ pub(crate) struct Capture {
 struct Shared {
     /// The decoder ends when the queue is empty.
     ending: AtomicBool,
-    /// Flushes since the start.
-    flushes: AtomicU64,
     /// One flush at a time: two deadlock inside CUPTI.
     flushing: Mutex<()>,
 }
@@ -87,7 +98,7 @@ impl Target {
         lease: &mut Lease,
     ) -> Result<Capture, BackendError> {
         // The subscription is the lock: nothing process-wide is touched before it is held.
-        let subscriber = cupti.subscribe()?;
+        let subscriber = cupti.subscribe(on_call)?;
         lease.attach(cupti);
         let mut undo =
             Undo { cupti, subscriber: Some(subscriber), enabled: Vec::new(), threads: None };
@@ -109,8 +120,6 @@ impl Target {
             cupti.set_thread_id_type(SYSTEM_THREAD_IDS)?;
             undo.threads = Some(before);
         }
-        let calls = self.enable_kinds(cupti, &mut undo.enabled)?;
-
         let stream = self.sink.open_stream(StreamInfo {
             producer: "cuda.activity".to_owned(),
             thread: 0,
@@ -118,12 +127,27 @@ impl Target {
         });
         self.sink.fact("cuda.libcupti", &cupti.found);
         self.sink.fact("cuda.libcupti_version", &cupti.version.to_string());
+        let calls = match self.preset {
+            Preset::Gpu => Calls::None,
+            Preset::Full => Calls::All,
+            _ => Calls::Launches,
+        };
+        let mut called = Called { chunks: None, stream };
+        if calls != Calls::None
+            && let Some(subscriber) = &undo.subscriber
+        {
+            called = self.enable_calls(cupti, subscriber, calls)?;
+        }
+        // Behind the calls: what is recorded of the device has its call.
+        self.enable_kinds(cupti, &mut undo.enabled)?;
         let shared = Arc::new(Shared::default());
+        let decoder = Decoder::new(stream, calls, called.stream);
         let decoder = spawn_decoder(
             Arc::clone(cupti),
             Arc::clone(&self.sink),
             Arc::clone(&shared),
-            Decoder::new(stream, calls),
+            decoder,
+            called,
         )?;
         let (subscriber, enabled, thread_ids_before) = undo.keep();
         Ok(Capture {
@@ -138,8 +162,8 @@ impl Target {
         })
     }
 
-    /// Switches on what the preset asks for; says which calls the decoder is to keep.
-    fn enable_kinds(&self, cupti: &Cupti, enabled: &mut Vec<u32>) -> Result<Calls, BackendError> {
+    /// Switches on what the preset asks for.
+    fn enable_kinds(&self, cupti: &Cupti, enabled: &mut Vec<u32>) -> Result<(), BackendError> {
         let mut enable = |kind: u32, dump: bool| {
             if dump {
                 cupti.enable_and_dump(kind)?
@@ -156,29 +180,53 @@ impl Target {
         for work in [kind::CONCURRENT_KERNEL, kind::MEMCPY, kind::MEMCPY_PEER, kind::MEMSET] {
             enable(work, false)?;
         }
-        if self.preset == Preset::Gpu {
-            return Ok(Calls::None);
+        if self.preset != Preset::Gpu {
+            enable(kind::OVERHEAD, false)?;
         }
-        enable(kind::OVERHEAD, false)?;
-        enable(kind::RUNTIME, false)?;
         if self.preset == Preset::Full {
-            enable(kind::DRIVER, false)?;
             enable(kind::SYNCHRONIZATION, false)?;
-            return Ok(Calls::All);
         }
-        enable(kind::DRIVER, false)?;
-        if !cupti.switches_functions() {
-            return Ok(Calls::Launches);
+        Ok(())
+    }
+
+    /// Makes CUPTI tell calls.
+    fn enable_calls(
+        &self,
+        cupti: &Cupti,
+        subscriber: &Subscriber,
+        calls: Calls,
+    ) -> Result<Called, BackendError> {
+        let ticks = profiler_core::tsc::is_steady();
+        let clock = if ticks { ClockDomain::Tsc } else { ClockDomain::Monotonic };
+        let producer = "cuda.calls".to_owned();
+        let stream = self.sink.open_stream(StreamInfo { producer, thread: 0, clock });
+        let (pool, chunks) = chunks(calls::POOL_BYTES);
+        calls::switch_on(calls::Wanted { inner: calls == Calls::All, ticks }, pool);
+        let called = Called { chunks: Some(chunks), stream };
+        if calls == Calls::All {
+            for domain in [domain::RUNTIME, domain::DRIVER] {
+                cupti.enable_domain(subscriber, domain, true)?;
+            }
+            return Ok(called);
         }
-        // Functions can only be taken from a kind that is on. Numbers that this library does not
-        // have need no switching off.
-        for function in NOISY_RUNTIME_FUNCTIONS {
-            drop(cupti.enable_runtime_function(*function, false));
+        // Only what is called back for costs the application time.
+        let runtime = (1..=LAST_RUNTIME_FUNCTION)
+            .filter(|function| !NOISY_RUNTIME_FUNCTIONS.contains(function))
+            .map(|function| (domain::RUNTIME, function));
+        let driver = DRIVER_LAUNCHES.iter().map(|function| (domain::DRIVER, *function));
+        let mut refusal = None;
+        let mut taken = 0;
+        for (domain, function) in runtime.chain(driver) {
+            match cupti.enable_callback(subscriber, domain, function) {
+                Ok(()) => taken += 1,
+                // A number that this library does not have.
+                Err(error) => refusal = Some(error),
+            }
         }
-        for function in (1..=LAST_DRIVER_FUNCTION).filter(|id| !DRIVER_LAUNCHES.contains(id)) {
-            drop(cupti.enable_driver_function(function, false));
+        match refusal {
+            Some(error) if taken == 0 => Err(error),
+            _ => Ok(called),
         }
-        Ok(Calls::Launches)
     }
 
     /// The clock of the records: CUPTI's default on Linux is CLOCK_REALTIME, but another client
@@ -212,6 +260,7 @@ impl Undo<'_> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         let Some(subscriber) = self.subscriber.take() else { return };
+        disable_calls(self.cupti, &subscriber);
         for kind in self.enabled.drain(..).rev() {
             drop(self.cupti.disable(kind));
         }
@@ -234,7 +283,6 @@ impl Capture {
     pub(crate) fn flush(&self) -> Result<(), BackendError> {
         let _one = self.shared.one_flush();
         let flushed = self.cupti.flush_all(false);
-        self.shared.flushes.fetch_add(1, Ordering::Release);
         flushed?;
         // Told as it happens: a process that is killed tells nothing at its stop.
         let dropped = self.cupti.dropped_records().unwrap_or(0);
@@ -261,6 +309,8 @@ impl Capture {
         for kind in self.enabled.drain(..).rev() {
             note(cupti.disable(kind));
         }
+        // Behind them: what was launched while they were on has its call.
+        disable_calls(&cupti, &self.subscriber);
         // Disabling delivers; what still runs on the device keeps its buffer until it ends.
         while pool().lent() > 0 && Instant::now() < deadline {
             let lent = pool().lent();
@@ -283,13 +333,16 @@ impl Capture {
         }
         let mut notes = Vec::new();
         let mut device_used = None;
+        let (mut own_memory_bytes, mut own_cpu_ns_elsewhere) = (0, 0);
         self.shared.ending.store(true, Ordering::Release);
         if let Some(decoder) = self.decoder.take() {
             decoder.thread().unpark();
             match decoder.join() {
-                Ok(decoder) => {
-                    device_used = decoder.device_used();
-                    notes.extend(decoder.notes());
+                Ok(decoded) => {
+                    device_used = decoded.decoder.device_used();
+                    notes.extend(decoded.decoder.notes());
+                    own_memory_bytes += decoded.chunk_bytes;
+                    own_cpu_ns_elsewhere += decoded.calls * calls::CALL_NS;
                 }
                 Err(_) => notes.push("the CUDA decoder panicked; rows are missing".to_owned()),
             }
@@ -304,8 +357,8 @@ impl Capture {
         if pool().stalls() > 0 {
             notes.push(format!("{} buffers were mapped on application threads", pool().stalls()));
         }
-        let own_memory_bytes = pool().most_bytes();
-        let own_cpu_ns_elsewhere = pool().spent_ns();
+        own_memory_bytes += pool().most_bytes();
+        own_cpu_ns_elsewhere += pool().spent_ns();
         pool().disarm();
         match first_error {
             Some(error) => Err(error),
@@ -324,13 +377,66 @@ impl Capture {
     }
 }
 
+/// Makes CUPTI call back no more. The subscription's end does the same, whatever fails here.
+fn disable_calls(cupti: &Cupti, subscriber: &Subscriber) {
+    for domain in [domain::RUNTIME, domain::DRIVER] {
+        drop(cupti.enable_domain(subscriber, domain, false));
+    }
+    calls::switch_off();
+}
+
+/// Where calls come from, and go.
+struct Called {
+    /// None where no calls are recorded.
+    chunks: Option<ChunkCollector>,
+    stream: StreamId,
+}
+
+impl Called {
+    /// Gives the decoder what callbacks left; how many calls that were.
+    fn drain(
+        &mut self,
+        decoder: &mut Decoder,
+        names: &dyn Names,
+        sink: &dyn RecordSink,
+        closed: &mut bool,
+    ) -> u64 {
+        let Some(chunks) = &mut self.chunks else { return 0 };
+        let mut calls = 0;
+        chunks.drain(|entry| {
+            let Ok(call) = CallEntry::read_from_bytes(entry.payload) else { return };
+            calls += 1;
+            if !*closed {
+                decoder.call(&call, entry.thread, names);
+            }
+            if decoder.waiting() >= EMIT_ROWS {
+                *closed |= decoder.emit(sink) == Emit::Closed;
+            }
+        });
+        let dropped = chunks.take_dropped().iter().map(|(_, count)| count).sum::<u64>();
+        let lost = dropped + calls::take_missed();
+        if lost > 0 {
+            sink.loss(Loss {
+                stream: Some(self.stream),
+                kind: Some(ApiCall::KIND),
+                count: lost,
+                from: 0,
+                to: 0,
+                cause: LossCause::ChunksExhausted,
+            });
+        }
+        calls
+    }
+}
+
 fn spawn_decoder(
     cupti: Arc<Cupti>,
     sink: Arc<dyn RecordSink>,
     shared: Arc<Shared>,
     decoder: Decoder,
-) -> Result<JoinHandle<Decoder>, BackendError> {
-    let body = move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder);
+    called: Called,
+) -> Result<JoinHandle<Decoded>, BackendError> {
+    let body = move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder, called);
     spawn_blocked("omniprof-cuda", body)
         .map_err(|source| BackendError::Io { what: "starting the CUDA decoder".to_owned(), source })
 }
@@ -340,13 +446,20 @@ fn decode_until_end(
     sink: &dyn RecordSink,
     shared: &Shared,
     mut decoder: Decoder,
-) -> Decoder {
+    mut called: Called,
+) -> Decoded {
+    let names = LiveNames { cupti };
     let mut closed = false;
+    let mut calls = 0;
+    let mut chunk_bytes = 0;
     loop {
-        // Read before the queue: a buffer completed before the end was told is never missed.
+        // Read before the queue and the chunks: what was there before the end was told is never
+        // missed.
         let ending = shared.ending.load(Ordering::Acquire);
-        let flushes = shared.flushes.load(Ordering::Acquire);
         pool().replenish();
+        calls += called.drain(&mut decoder, &names, sink, &mut closed);
+        let bytes = called.chunks.as_ref().map_or(0, ChunkCollector::bytes);
+        chunk_bytes = chunk_bytes.max(bytes as u64);
         match pool().completed() {
             Some(buffer) => {
                 read_buffer(cupti, sink, &mut decoder, &buffer, &mut closed);
@@ -354,7 +467,6 @@ fn decode_until_end(
             }
             None if ending => break,
             None => {
-                decoder.settle(flushes, &LiveNames { cupti });
                 if decoder.waiting() > 0 {
                     closed |= decoder.emit(sink) == Emit::Closed;
                 }
@@ -362,12 +474,11 @@ fn decode_until_end(
             }
         }
     }
-    decoder.settle(u64::MAX, &LiveNames { cupti });
     if decoder.waiting() > 0 {
         // At the end there is nothing left to do about a sink that closed.
         let _last: Emit = decoder.emit(sink);
     }
-    decoder
+    Decoded { decoder, calls, chunk_bytes }
 }
 
 fn read_buffer(
@@ -381,7 +492,7 @@ fn read_buffer(
     let start = buffer.address();
     let valid = buffer.valid();
     let mut record = std::ptr::null_mut();
-    let mut discarded = Discarded::default();
+    let mut discarded = 0;
     while let Some(next) = cupti.next_record(start, valid, record) {
         record = next;
         let offset = (next as usize).wrapping_sub(start as usize);
@@ -393,7 +504,7 @@ fn read_buffer(
         let bytes = unsafe { std::slice::from_raw_parts(next.cast_const(), valid - offset) };
         let raw = Raw(bytes);
         if buffer.discard {
-            discarded.count(raw);
+            discarded += u64::from(![kind::RUNTIME, kind::DRIVER].contains(&raw.kind()));
         } else if !*closed {
             decoder.record(raw, &names);
         }
@@ -401,32 +512,15 @@ fn read_buffer(
             *closed |= decoder.emit(sink) == Emit::Closed;
         }
     }
-    if discarded.rows > 0 {
+    if discarded > 0 {
         sink.loss(Loss {
             stream: None,
             kind: None,
-            count: discarded.rows,
+            count: discarded,
             from: 0,
             to: 0,
             cause: LossCause::BufferExhausted,
         });
-    }
-}
-
-/// Rows that the records of a discard buffer would have become.
-#[derive(Default)]
-struct Discarded {
-    rows: u64,
-    /// The driver call before, by thread and correlation: the runtime call around it is next.
-    inner: Option<(u32, u32)>,
-}
-
-impl Discarded {
-    fn count(&mut self, record: Raw<'_>) {
-        let call = (record.u32(api::THREAD), record.u32(api::CORRELATION));
-        let is_outer = record.kind() == kind::RUNTIME && self.inner == Some(call);
-        self.rows += u64::from(!is_outer);
-        self.inner = (record.kind() == kind::DRIVER).then_some(call);
     }
 }
 

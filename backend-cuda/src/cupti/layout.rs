@@ -1,4 +1,4 @@
-//! Where the fields of CUPTI's records lie.
+//! Where the fields of CUPTI's records lie, and of what it tells callbacks.
 //!
 //! CUPTI always writes the newest layout that the library knows, and newer layouts only append. So
 //! each kind is read by the prefix that CUDA 12.1 had; fields that came later are read only where
@@ -13,6 +13,7 @@ use cudarc::cupti::sys;
 pub(crate) mod kind {
     pub(crate) const MEMCPY: u32 = 1;
     pub(crate) const MEMSET: u32 = 2;
+    /// Calls, which are never asked for: callbacks tell them.
     pub(crate) const DRIVER: u32 = 4;
     pub(crate) const RUNTIME: u32 = 5;
     pub(crate) const DEVICE: u32 = 8;
@@ -28,6 +29,12 @@ pub(crate) mod kind {
 pub(crate) mod domain {
     pub(crate) const DRIVER: u32 = 1;
     pub(crate) const RUNTIME: u32 = 2;
+}
+
+/// `CUpti_ApiCallbackSite`.
+pub(crate) mod site {
+    pub(crate) const ENTER: u32 = 0;
+    pub(crate) const EXIT: u32 = 1;
 }
 
 /// `CUpti_ActivityAttribute`.
@@ -62,8 +69,8 @@ pub(crate) const DRIVER_LAUNCHES: &[u32] = &[
     837, 838, 839, 840, // cuMemcpyWithAttributesAsync …
 ];
 
-/// More numbers than the newest driver has; numbers beyond a library's own are refused by it.
-pub(crate) const LAST_DRIVER_FUNCTION: u32 = 1024;
+/// More numbers than the newest runtime has; numbers beyond a library's own are refused by it.
+pub(crate) const LAST_RUNTIME_FUNCTION: u32 = 1024;
 
 /// `CUpti_runtime_api_trace_cbid`: functions that are called often and tell little.
 pub(crate) const NOISY_RUNTIME_FUNCTIONS: &[u32] = &[
@@ -209,14 +216,11 @@ offsets! {
 }
 
 offsets! {
-    /// Calls of the runtime and the driver.
-    api = sys::CUpti_ActivityAPI, 40 {
-        FUNCTION = cbid,
-        START = start,
-        END = end,
-        THREAD = threadId,
+    /// What a callback is told of a call.
+    callback = sys::CUpti_CallbackData, 72 {
+        SITE = callbackSite,
+        RESULT = functionReturnValue,
         CORRELATION = correlationId,
-        RESULT = returnValue,
     }
 }
 
@@ -303,7 +307,7 @@ mod tests {
             ("memcpy", memcpy::SIZE, memcpy::FIELDS),
             ("peer", peer::SIZE, peer::FIELDS),
             ("memset", memset::SIZE, memset::FIELDS),
-            ("api", api::SIZE, api::FIELDS),
+            ("callback", callback::SIZE, callback::FIELDS),
             ("synchronization", synchronization::SIZE, synchronization::FIELDS),
             ("overhead", overhead::SIZE, overhead::FIELDS),
             ("context", context::SIZE, context::FIELDS),
@@ -348,6 +352,8 @@ mod tests {
             ("CUPTI_ACTIVITY_ATTR_PER_THREAD_ACTIVITY_BUFFER", attribute::PER_THREAD_BUFFER),
             ("CUPTI_CB_DOMAIN_DRIVER_API", domain::DRIVER),
             ("CUPTI_CB_DOMAIN_RUNTIME_API", domain::RUNTIME),
+            ("CUPTI_API_ENTER", site::ENTER),
+            ("CUPTI_API_EXIT", site::EXIT),
             ("CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED", 39),
             ("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES", 35),
             ("CUPTI_ERROR_OUT_OF_MEMORY", 8),
@@ -373,7 +379,6 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers, DRIVER_LAUNCHES);
-        assert!(numbers.iter().all(|number| *number <= LAST_DRIVER_FUNCTION));
         let mut names: BTreeMap<u32, &str> = BTreeMap::new();
         for (version, words) in lines("runtime") {
             let number: u32 = words[1].parse().unwrap();

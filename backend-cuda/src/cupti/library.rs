@@ -71,8 +71,8 @@ symbols! {
     enable = b"cuptiActivityEnable\0": fn(u32);
     disable = b"cuptiActivityDisable\0": fn(u32);
     enable_and_dump = b"cuptiActivityEnableAndDump\0": fn(u32);
-    enable_runtime_api = b"cuptiActivityEnableRuntimeApi\0": fn(u32, u8);
-    enable_driver_api = b"cuptiActivityEnableDriverApi\0": fn(u32, u8);
+    enable_callback = b"cuptiEnableCallback\0": fn(u32, *mut c_void, u32, u32);
+    enable_domain = b"cuptiEnableDomain\0": fn(u32, *mut c_void, u32);
     flush_all = b"cuptiActivityFlushAll\0": fn(u32);
     next_record = b"cuptiActivityGetNextRecord\0": fn(*mut u8, usize, *mut *mut u8);
     dropped_records = b"cuptiActivityGetNumDroppedRecords\0": fn(*mut c_void, u32, *mut usize);
@@ -270,15 +270,14 @@ impl Cupti {
         Some(base.to_owned())
     }
 
-    /// Becomes the one subscriber of the process.
+    /// Becomes the one subscriber of the process, which `callback` is called for.
     ///
     /// # Errors
     ///
     /// [`BackendError::Busy`] where another tool is, by its name where the library tells it.
-    pub(crate) fn subscribe(&self) -> Result<Subscriber, BackendError> {
-        let mut handle = std::ptr::null_mut();
-        match call!(self.subscribe(&raw mut handle, ignore, std::ptr::null_mut()), "cuptiSubscribe")
-        {
+    pub(crate) fn subscribe(&self, callback: Callback) -> Result<Subscriber, BackendError> {
+        let (mut handle, nothing) = (std::ptr::null_mut(), std::ptr::null_mut());
+        match call!(self.subscribe(&raw mut handle, callback, nothing), "cuptiSubscribe") {
             Ok(()) => Ok(Subscriber(handle)),
             Err(BackendError::Busy { .. }) => Err(BackendError::Busy { holder: self.holder() }),
             Err(error) => Err(error),
@@ -344,19 +343,24 @@ impl Cupti {
         call!(self.disable(kind), "cuptiActivityDisable")
     }
 
-    /// Whether single functions can be switched (CUDA 12.5 and later).
-    pub(crate) fn switches_functions(&self) -> bool {
-        self.symbols.enable_runtime_api.is_some() && self.symbols.enable_driver_api.is_some()
+    /// Makes CUPTI call back for one function; numbers that the library does not have it refuses.
+    pub(crate) fn enable_callback(
+        &self,
+        subscriber: &Subscriber,
+        domain: u32,
+        function: u32,
+    ) -> Result<(), BackendError> {
+        call!(self.enable_callback(1, subscriber.0, domain, function), "cuptiEnableCallback")
     }
 
-    /// Switches records of a runtime function on or off.
-    pub(crate) fn enable_runtime_function(&self, id: u32, on: bool) -> Result<(), BackendError> {
-        call!(self.enable_runtime_api(id, u8::from(on)), "cuptiActivityEnableRuntimeApi")
-    }
-
-    /// Switches records of a driver function on or off.
-    pub(crate) fn enable_driver_function(&self, id: u32, on: bool) -> Result<(), BackendError> {
-        call!(self.enable_driver_api(id, u8::from(on)), "cuptiActivityEnableDriverApi")
+    /// Makes CUPTI call back for all functions of a domain, or for none of them.
+    pub(crate) fn enable_domain(
+        &self,
+        subscriber: &Subscriber,
+        domain: u32,
+        on: bool,
+    ) -> Result<(), BackendError> {
+        call!(self.enable_domain(u32::from(on), subscriber.0, domain), "cuptiEnableDomain")
     }
 
     /// Makes CUPTI hand over what is complete; with `forced` also what is not, which is then never
@@ -443,7 +447,8 @@ impl Cupti {
     }
 }
 
-extern "C" fn ignore(_data: *mut c_void, _domain: u32, _id: u32, _info: *const c_void) {}
+/// A callback for subscribers that want none.
+pub(crate) extern "C" fn ignore(_data: *mut c_void, _domain: u32, _id: u32, _info: *const c_void) {}
 
 fn open_candidate(candidate: &Candidate) -> Option<(Library, String)> {
     let open = |path: &Path, flags: c_int| {

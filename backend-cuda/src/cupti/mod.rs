@@ -3,6 +3,7 @@
 //! <https://docs.nvidia.com/cupti/main/main.html>
 
 pub(crate) mod buffers;
+pub(crate) mod calls;
 pub(crate) mod capture;
 pub(crate) mod layout;
 pub(crate) mod library;

@@ -1,8 +1,12 @@
-//! Which calls become rows.
+//! Calls, as callbacks told them, and their rows.
 
-use std::collections::BTreeMap;
+use profiler_core::record::{ApiCall, ApiDomain, HeapRef, StringDef, StringId};
+use profiler_core::sink::{Batch, Emit, RecordSink, StreamId};
+use rustc_hash::FxHashMap;
 
-use profiler_core::record::ApiCall;
+use super::Names;
+use crate::cupti::calls::CallEntry;
+use crate::cupti::layout::domain;
 
 /// Which calls become rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,123 +16,141 @@ pub(crate) enum Calls {
     /// Calls of the runtime, and driver calls that put work on a device: each launch once, by the
     /// outermost call.
     Launches,
-    /// Every one that CUPTI delivers, so that a launch by the runtime shows its driver call, too.
+    /// Every one, so that a launch by the runtime shows its driver call, too.
     All,
 }
 
-/// Driver calls that may be the inner part of a runtime call.
-///
-/// A launch through the runtime calls the driver, and CUPTI records both with one correlation. The
-/// inner call's record comes first, for it ends first; so it waits for its thread's next record,
-/// and where none comes for two flushes, it was the application's own.
-#[derive(Default)]
-pub(super) struct Nested {
-    by_thread: BTreeMap<u32, Thread>,
-    /// Flushes that were seen.
-    flushes: u64,
+/// Rows of calls that wait. They have a stream of their own, whose clock is not CUPTI's.
+pub(super) struct CallRows {
+    out: StreamId,
+    heap: Vec<u8>,
+    strings: Vec<StringDef>,
+    rows: Vec<ApiCall>,
+    /// By domain and number.
+    functions: FxHashMap<(u32, u32), Function>,
+    next_string: u32,
+    /// Launches that the driver took.
+    pub(super) launches: u64,
+    /// Launches may have been noted down in a graph.
+    pub(super) captures: bool,
 }
 
-#[derive(Default)]
-struct Thread {
-    /// Driver calls of one correlation.
-    inner: Vec<ApiCall>,
-    /// The flushes that were seen when they came.
-    since: u64,
-    /// The thread's last runtime call.
-    outer: u64,
+/// An API function that was called.
+#[derive(Clone, Copy)]
+struct Function {
+    name: StringId,
+    role: Role,
 }
 
-impl Nested {
-    /// Takes a driver call; what is known to be no inner one goes to `calls`.
-    pub(super) fn driver(&mut self, call: ApiCall, calls: &mut Vec<ApiCall>) {
-        let thread = self.by_thread.entry(call.thread).or_default();
-        if call.correlation == 0 {
-            calls.push(call);
-            return;
+/// What a function does to a device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It runs kernels.
+    Launch,
+    /// From here on launches are noted down in a graph and run nothing.
+    Capture,
+    Other,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        const LAUNCHES: [&str; 6] = [
+            "cudaLaunchKernel",
+            "cudaLaunchCooperativeKernel",
+            "cudaGraphLaunch",
+            "cuLaunchKernel",
+            "cuLaunchCooperativeKernel",
+            "cuGraphLaunch",
+        ];
+        if LAUNCHES.iter().any(|launch| name.starts_with(launch)) {
+            return Self::Launch;
         }
-        if thread.outer == call.correlation {
-            return;
+        if name.contains("BeginCapture") { Self::Capture } else { Self::Other }
+    }
+}
+
+impl CallRows {
+    pub(super) fn new(out: StreamId) -> Self {
+        Self {
+            out,
+            heap: Vec::new(),
+            strings: Vec::new(),
+            rows: Vec::new(),
+            functions: FxHashMap::default(),
+            next_string: 1,
+            launches: 0,
+            captures: false,
         }
-        if thread.inner.first().is_some_and(|inner| inner.correlation != call.correlation) {
-            calls.append(&mut thread.inner);
-        }
-        thread.since = self.flushes;
-        thread.inner.push(call);
     }
 
-    /// A runtime call came.
-    pub(super) fn runtime(&mut self, call: &ApiCall, calls: &mut Vec<ApiCall>) {
-        let thread = self.by_thread.entry(call.thread).or_default();
-        if thread.inner.first().is_some_and(|inner| inner.correlation == call.correlation) {
-            thread.inner.clear();
+    pub(super) fn push(
+        &mut self,
+        call: &CallEntry,
+        thread: u32,
+        correlation: u64,
+        names: &dyn Names,
+    ) {
+        let api = match call.domain {
+            domain::RUNTIME => ApiDomain::CudaRuntime,
+            _ => ApiDomain::CudaDriver,
+        };
+        let called = self.function(call, api, names);
+        match called.role {
+            Role::Launch if call.result == 0 => self.launches += 1,
+            Role::Capture => self.captures = true,
+            Role::Launch | Role::Other => {}
         }
-        calls.append(&mut thread.inner);
-        thread.outer = call.correlation;
-    }
-
-    /// So many flushes are over and read: what waited for two of them waits no more.
-    pub(super) fn settle(&mut self, flushes: u64, calls: &mut Vec<ApiCall>) {
-        if flushes == self.flushes {
-            return;
-        }
-        self.flushes = flushes;
-        self.by_thread.retain(|_, thread| {
-            let is_due = flushes.saturating_sub(thread.since) >= 2;
-            if is_due {
-                calls.append(&mut thread.inner);
-            }
-            // What an application's threads leave behind when they end.
-            !is_due
+        self.rows.push(ApiCall {
+            start: call.start,
+            end: call.end,
+            correlation,
+            name: called.name,
+            thread,
+            result: call.result,
+            function: call.function,
+            domain: api.number(),
+            flags: 0,
         });
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn call(thread: u32, correlation: u64, function: u32) -> ApiCall {
-        ApiCall {
-            start: 1,
-            end: 2,
-            correlation,
-            name: profiler_core::record::StringId::NONE,
-            thread,
-            result: 0,
-            function,
-            domain: 0,
-            flags: 0,
+    fn function(&mut self, call: &CallEntry, api: ApiDomain, names: &dyn Names) -> Function {
+        let key = (call.domain, call.function);
+        if let Some(known) = self.functions.get(&key) {
+            return *known;
         }
+        let text = names
+            .function(call.domain, call.function)
+            .unwrap_or_else(|| format!("{} function {}", api.text(), call.function));
+        let new = Function { name: StringId(self.next_string), role: Role::of(&text) };
+        self.next_string += 1;
+        let text = HeapRef::push(&mut self.heap, text.as_bytes());
+        self.strings.push(StringDef { text, id: new.name, reserved: 0 });
+        self.functions.insert(key, new);
+        new
     }
 
-    #[test]
-    fn an_inner_call_is_left_out_whichever_record_comes_first() {
-        let mut nested = Nested::default();
-        let mut calls = Vec::new();
-        nested.driver(call(1, 7, 307), &mut calls);
-        nested.driver(call(2, 8, 307), &mut calls);
-        nested.runtime(&call(1, 7, 211), &mut calls);
-        nested.runtime(&call(2, 9, 211), &mut calls);
-        assert_eq!(calls, [call(2, 8, 307)], "another correlation is another launch");
-        nested.driver(call(2, 9, 307), &mut calls);
-        nested.settle(5, &mut calls);
-        assert_eq!(calls.len(), 1, "its runtime call came before it");
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
     }
 
-    #[test]
-    fn a_call_of_the_application_itself_waits_for_two_flushes_at_most() {
-        let mut nested = Nested::default();
-        let mut calls = Vec::new();
-        nested.settle(10, &mut calls);
-        nested.driver(call(1, 7, 307), &mut calls);
-        nested.settle(11, &mut calls);
-        assert_eq!(calls, []);
-        nested.settle(12, &mut calls);
-        assert_eq!(calls, [call(1, 7, 307)]);
-        nested.driver(call(1, 8, 307), &mut calls);
-        nested.driver(call(1, 9, 307), &mut calls);
-        assert_eq!(calls.last(), Some(&call(1, 8, 307)), "the next launch settles it at once");
-        nested.settle(u64::MAX, &mut calls);
-        assert_eq!(calls.len(), 3);
+    /// Hands them over as one group. Names of a refused one are told again at their next use.
+    pub(super) fn emit(&mut self, sink: &dyn RecordSink) -> Emit {
+        if self.rows.is_empty() {
+            return Emit::Accepted;
+        }
+        let strings = Batch::with_heap(self.out, &self.strings, &self.heap);
+        let rows = Batch::new(self.out, &self.rows);
+        let outcome = match self.strings.is_empty() {
+            true => sink.emit(&[rows]),
+            false => sink.emit(&[strings, rows]),
+        };
+        if outcome != Emit::Accepted {
+            self.functions.clear();
+        }
+        self.heap.clear();
+        self.strings.clear();
+        self.rows.clear();
+        outcome
     }
 }

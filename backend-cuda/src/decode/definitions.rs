@@ -1,7 +1,7 @@
-//! What rows refer to, told once: names, functions, launch configurations, contexts, streams.
+//! What rows refer to, told once: names, launch configurations, contexts, streams.
 
 use profiler_core::record::{
-    ApiDomain, ContextDef, HeapRef, LaunchConfigDef, LaunchConfigId, StreamDef, StringDef, StringId,
+    ContextDef, HeapRef, LaunchConfigDef, LaunchConfigId, StreamDef, StringDef, StringId,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -15,47 +15,12 @@ pub(super) struct Definitions {
     kernel_names: FxHashMap<u64, (Box<[u8]>, StringId)>,
     /// Names by text.
     strings: FxHashMap<Box<[u8]>, StringId>,
-    functions: FxHashMap<(u32, u32), Function>,
     configs: FxHashMap<ConfigKey, LaunchConfigId>,
     streams: FxHashSet<(u32, u32)>,
     /// The device of each context.
     contexts: FxHashMap<u32, u32>,
     next_string: u32,
     next_config: u32,
-}
-
-/// An API function that was called.
-#[derive(Clone, Copy)]
-pub(super) struct Function {
-    pub(super) name: StringId,
-    pub(super) role: Role,
-}
-
-/// What a function does to a device.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// It runs kernels.
-    Launch,
-    /// From here on launches are noted down in a graph and run nothing.
-    Capture,
-    Other,
-}
-
-impl Role {
-    fn of(name: &str) -> Self {
-        const LAUNCHES: [&str; 6] = [
-            "cudaLaunchKernel",
-            "cudaLaunchCooperativeKernel",
-            "cudaGraphLaunch",
-            "cuLaunchKernel",
-            "cuLaunchCooperativeKernel",
-            "cuGraphLaunch",
-        ];
-        if LAUNCHES.iter().any(|launch| name.starts_with(launch)) {
-            return Self::Launch;
-        }
-        if name.contains("BeginCapture") { Self::Capture } else { Self::Other }
-    }
 }
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
@@ -71,7 +36,6 @@ impl Definitions {
         Self {
             kernel_names: FxHashMap::default(),
             strings: FxHashMap::default(),
-            functions: FxHashMap::default(),
             configs: FxHashMap::default(),
             streams: FxHashSet::default(),
             contexts: FxHashMap::default(),
@@ -107,25 +71,6 @@ impl Definitions {
         let text = HeapRef::push(&mut rows.heap, text);
         rows.strings.push(StringDef { text, id, reserved: 0 });
         id
-    }
-
-    pub(super) fn function(
-        &mut self,
-        vendor: u32,
-        function: u32,
-        api: ApiDomain,
-        names: &dyn Names,
-        rows: &mut Rows,
-    ) -> Function {
-        if let Some(known) = self.functions.get(&(vendor, function)) {
-            return *known;
-        }
-        let text = names
-            .function(vendor, function)
-            .unwrap_or_else(|| format!("{} function {function}", api.text()));
-        let new = Function { name: self.string(text.as_bytes(), rows), role: Role::of(&text) };
-        self.functions.insert((vendor, function), new);
-        new
     }
 
     /// How a kernel was launched.
@@ -214,7 +159,6 @@ impl Definitions {
     pub(super) fn forget(&mut self) {
         self.kernel_names.clear();
         self.strings.clear();
-        self.functions.clear();
         self.configs.clear();
         self.streams.clear();
         self.contexts.clear();

@@ -1,4 +1,4 @@
-//! From CUPTI's records to rows.
+//! From CUPTI's records, and from the calls that its callbacks told, to rows.
 //!
 //! Bytes in, rows out: no call into CUPTI, so that recorded buffers and hostile bytes can be
 //! decoded anywhere. Names are pointers in the records; a [`Names`] turns them into text.
@@ -11,18 +11,17 @@ mod rows;
 
 use std::collections::BTreeMap;
 
-use profiler_core::record::{
-    ApiCall, ApiDomain, Kernel, Memcpy, Memset, Overhead, StringId, Synchronization, flag,
-};
+use profiler_core::record::{Kernel, Memcpy, Memset, Overhead, StringId, Synchronization, flag};
 use profiler_core::sink::{Emit, RecordSink, StreamId};
 
+use crate::cupti::calls::CallEntry;
 use crate::cupti::layout::{
-    self, Raw, api, context, domain, kernel, kind, memcpy, memset, overhead, peer, synchronization,
+    Raw, context, kernel, kind, memcpy, memset, overhead, peer, synchronization,
 };
 
-use self::calls::Nested;
+use self::calls::CallRows;
 use self::correlations::Correlations;
-use self::definitions::{Definitions, Role};
+use self::definitions::Definitions;
 use self::devices::Devices;
 use self::rows::Rows;
 
@@ -43,9 +42,7 @@ pub(crate) struct Decoder {
     definitions: Definitions,
     correlations: Correlations,
     calls: Calls,
-    nested: Nested,
-    /// Driver calls that turned out to be no inner ones.
-    settled: Vec<ApiCall>,
+    called: CallRows,
     rows: Rows,
     devices: Devices,
     use_of_device: Use,
@@ -60,24 +57,19 @@ pub(crate) struct Decoder {
 struct Use {
     /// Kernels, copies and memsets.
     rows: u64,
-    /// Launches that the driver took.
-    launches: u64,
-    /// Launches may have been noted down in a graph.
-    captures: bool,
     /// A context was there.
     contexts: bool,
 }
 
 impl Decoder {
-    /// A decoder for the stream `out`.
-    pub(crate) fn new(out: StreamId, calls: Calls) -> Self {
+    /// A decoder for the stream `out`, and for calls `calls_out`.
+    pub(crate) fn new(out: StreamId, calls: Calls, calls_out: StreamId) -> Self {
         Self {
             out,
             definitions: Definitions::new(),
             correlations: Correlations::default(),
             calls,
-            nested: Nested::default(),
-            settled: Vec::new(),
+            called: CallRows::new(calls_out),
             rows: Rows::default(),
             devices: Devices::default(),
             use_of_device: Use::default(),
@@ -90,8 +82,8 @@ impl Decoder {
     pub(crate) fn record(&mut self, record: Raw<'_>, names: &dyn Names) {
         match record.kind() {
             kind::CONCURRENT_KERNEL => self.kernel(record, names),
-            kind::RUNTIME => self.call(record, domain::RUNTIME, ApiDomain::CudaRuntime, names),
-            kind::DRIVER => self.call(record, domain::DRIVER, ApiDomain::CudaDriver, names),
+            // Another client of the library switched them on; callbacks told the same calls.
+            kind::RUNTIME | kind::DRIVER => {}
             kind::MEMCPY => self.copy(record),
             kind::MEMCPY_PEER => self.peer_copy(record),
             kind::MEMSET => self.set(record),
@@ -108,23 +100,23 @@ impl Decoder {
         }
     }
 
-    /// So many flushes are over and read.
-    pub(crate) fn settle(&mut self, flushes: u64, names: &dyn Names) {
-        self.nested.settle(flushes, &mut self.settled);
-        self.take_settled(names);
+    /// Takes a call that a callback told, of that thread.
+    pub(crate) fn call(&mut self, call: &CallEntry, thread: u32, names: &dyn Names) {
+        let correlation = self.correlations.widen(call.correlation);
+        self.called.push(call, thread, correlation, names);
     }
 
     /// Whether the process used a device, as far as its records tell.
     pub(crate) fn device_used(&self) -> Option<bool> {
-        let Use { rows, launches, captures, contexts } = self.use_of_device;
+        let Use { rows, contexts } = self.use_of_device;
         if rows > 0 {
             return Some(true);
         }
         match self.calls {
             // Without calls nothing tells whether a context was used.
             Calls::None => (!contexts).then_some(false),
-            _ if captures => None,
-            _ => Some(launches > 0),
+            _ if self.called.captures => None,
+            _ => Some(self.called.launches > 0),
         }
     }
 
@@ -168,54 +160,6 @@ impl Decoder {
         self.ran(end);
         self.definitions.used_stream(row.device, row.context, row.stream, &mut self.rows);
         self.rows.kernels.push(row);
-    }
-
-    fn call(&mut self, record: Raw<'_>, vendor: u32, api: ApiDomain, names: &dyn Names) {
-        let function = record.u32(api::FUNCTION);
-        let called = self.definitions.function(vendor, function, api, names, &mut self.rows);
-        let end = record.u64(api::END);
-        let call = ApiCall {
-            start: record.u64(api::START),
-            end,
-            correlation: self.correlations.widen(record.u32(api::CORRELATION)),
-            name: called.name,
-            thread: record.u32(api::THREAD),
-            result: record.u32(api::RESULT),
-            function,
-            domain: api.number(),
-            flags: flags(end, 0),
-        };
-        match called.role {
-            Role::Launch if call.result == 0 => self.use_of_device.launches += 1,
-            Role::Capture => self.use_of_device.captures = true,
-            Role::Launch | Role::Other => {}
-        }
-        if self.calls != Calls::Launches {
-            self.rows.calls.push(call);
-            return;
-        }
-        if vendor == domain::RUNTIME {
-            self.nested.runtime(&call, &mut self.settled);
-            self.rows.calls.push(call);
-        } else if is_driver_launch(function) {
-            // Older libraries cannot switch the others off one by one.
-            self.nested.driver(call, &mut self.settled);
-        }
-        self.take_settled(names);
-    }
-
-    /// Driver calls that were the application's own become rows.
-    fn take_settled(&mut self, names: &dyn Names) {
-        let mut settled = std::mem::take(&mut self.settled);
-        for mut call in settled.drain(..) {
-            // The definition may have been refused with its group while the call waited.
-            let (function, api) = (call.function, ApiDomain::CudaDriver);
-            let rows = &mut self.rows;
-            let called = self.definitions.function(domain::DRIVER, function, api, names, rows);
-            call.name = called.name;
-            self.rows.calls.push(call);
-        }
-        self.settled = settled;
     }
 
     fn copy(&mut self, record: Raw<'_>) {
@@ -338,7 +282,7 @@ impl Decoder {
 
     /// Rows that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.called.len()
     }
 
     /// Hands over what waits.
@@ -350,7 +294,9 @@ impl Decoder {
             self.definitions.forget();
         }
         self.rows.clear();
-        outcome
+        match (outcome, self.called.emit(sink)) {
+            (Emit::Accepted, outcome) | (outcome, _) => outcome,
+        }
     }
 }
 
@@ -363,11 +309,6 @@ fn flags(end: u64, graph: u32) -> u32 {
 /// `CUPTI_ACTIVITY_FLAG_MEMCPY_ASYNC` and `…_MEMSET_ASYNC` are both bit 0.
 fn asynchronous(flags: u8) -> u32 {
     if flags & 1 != 0 { flag::ASYNC } else { 0 }
-}
-
-/// Driver functions that put work on a device.
-pub(crate) fn is_driver_launch(function: u32) -> bool {
-    layout::DRIVER_LAUNCHES.contains(&function)
 }
 
 fn overhead_name(kind: u32) -> &'static str {
@@ -413,7 +354,7 @@ mod tests {
         ) {
             let mut bytes = kind.to_ne_bytes().to_vec();
             bytes.extend(tail);
-            let mut decoder = Decoder::new(StreamId(1), Calls::Launches);
+            let mut decoder = Decoder::new(StreamId(1), Calls::Launches, StreamId(2));
             for end in 0..bytes.len() {
                 decoder.record(Raw(&bytes[..end]), &Fixed);
             }

@@ -1,8 +1,8 @@
 //! Rows that wait for the sink.
 
 use profiler_core::record::{
-    ApiCall, ContextDef, DeviceDef, Kernel, LaunchConfigDef, Memcpy, Memset, Overhead, StreamDef,
-    StringDef, Synchronization,
+    ContextDef, DeviceDef, Kernel, LaunchConfigDef, Memcpy, Memset, Overhead, StreamDef, StringDef,
+    Synchronization,
 };
 use profiler_core::sink::{Batch, Emit, RecordSink, StreamId};
 
@@ -16,7 +16,6 @@ pub(super) struct Rows {
     pub(super) contexts: Vec<ContextDef>,
     pub(super) streams: Vec<StreamDef>,
     pub(super) kernels: Vec<Kernel>,
-    pub(super) calls: Vec<ApiCall>,
     pub(super) copies: Vec<Memcpy>,
     pub(super) sets: Vec<Memset>,
     pub(super) waits: Vec<Synchronization>,
@@ -27,7 +26,6 @@ impl Rows {
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.kernels.len()
-            + self.calls.len()
             + self.copies.len()
             + self.sets.len()
             + self.waits.len()
@@ -39,7 +37,7 @@ impl Rows {
 
     /// Hands them over as one group, definitions first.
     pub(super) fn emit(&self, out: StreamId, sink: &dyn RecordSink) -> Emit {
-        let mut group: Vec<Batch<'_>> = Vec::with_capacity(11);
+        let mut group: Vec<Batch<'_>> = Vec::with_capacity(10);
         macro_rules! put {
             ($rows:expr) => {
                 if !$rows.is_empty() {
@@ -52,7 +50,6 @@ impl Rows {
         put!(self.devices);
         put!(self.contexts);
         put!(self.streams);
-        put!(self.calls);
         put!(self.kernels);
         put!(self.copies);
         put!(self.sets);
@@ -70,7 +67,6 @@ impl Rows {
         self.contexts.clear();
         self.streams.clear();
         self.kernels.clear();
-        self.calls.clear();
         self.copies.clear();
         self.sets.clear();
         self.waits.clear();

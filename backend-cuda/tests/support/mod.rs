@@ -215,6 +215,17 @@ impl FakeCupti {
         self.symbol::<extern "C" fn(bool)>("fake_stranger")(recording);
     }
 
+    /// Calls return this from now on.
+    pub(crate) fn result(&self, result: c_int) {
+        self.symbol::<extern "C" fn(c_int)>("fake_result")(result);
+    }
+
+    /// As another client in the process does that records on its own account.
+    pub(crate) fn switch_kind(&self, kind: u32, on: bool) {
+        let name = if on { "cuptiActivityEnable" } else { "cuptiActivityDisable" };
+        self.symbol::<extern "C" fn(u32) -> c_int>(name)(kind);
+    }
+
     pub(crate) fn finalize_ms(&self, ms: u64) {
         self.symbol::<extern "C" fn(u64)>("fake_finalize_ms")(ms);
     }

@@ -15,8 +15,9 @@ use crate::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo}
 pub enum Answer {
     /// Every group is taken.
     Accept,
-    /// Every second group is refused.
-    EverySecondFull,
+    /// Refuses half of the groups, in an order without a period: a producer of several streams
+    /// would meet one by always refusing the same.
+    HalfFull,
     /// Every group is refused.
     Full,
     /// No group is taken any more.
@@ -251,8 +252,9 @@ impl RecordSink for MemorySink {
         let mut state = self.lock();
         state.groups += 1;
         let answer = match state.answer {
-            Answer::EverySecondFull if state.groups % 2 == 1 => Answer::Full,
-            Answer::EverySecondFull => Answer::Accept,
+            // The sequence of Thue and Morse.
+            Answer::HalfFull if u64::from(state.groups).count_ones() % 2 == 1 => Answer::Full,
+            Answer::HalfFull => Answer::Accept,
             answer => answer,
         };
         assert_ne!(answer, Answer::Panic, "the sink panics, as the test asked it to");

@@ -25,7 +25,7 @@ fn clock() -> Arc<SystemClock> {
 /// Where the backend does not keep that.
 pub fn a_full_sink_is_counted_exactly(fixture: &dyn Fixture) {
     let fixture = &Counted::new(fixture);
-    let sink = Arc::new(MemorySink::new(Answer::EverySecondFull));
+    let sink = Arc::new(MemorySink::new(Answer::HalfFull));
     let mut session = start(fixture, &sink, clock());
     wait_until("a refused row", LONG, || {
         fixture.work();

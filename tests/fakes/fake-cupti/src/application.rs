@@ -3,7 +3,9 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use crate::state::{Activity, Deliveries, Fake, SUCCESS, deliver, fake, fake_record_size, now};
+use crate::state::{
+    Activity, Deliveries, Fake, SUCCESS, deliver, fake, fake_record_size, now, tell,
+};
 
 /// Plays the library's version from now on (`18` = CUDA 12.1 … `130401`).
 #[unsafe(no_mangle)]
@@ -29,6 +31,12 @@ pub extern "C" fn fake_stranger(recording: bool) {
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_silent(silent: bool) {
     fake().silent = silent;
+}
+
+/// What launches and copies return from now on.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_result(result: c_int) {
+    fake().result = result;
 }
 
 /// How long `cuptiFinalize` takes from now on.
@@ -160,6 +168,13 @@ mod cbid {
     pub(super) const CU_CTX_GET_CURRENT: u32 = 304;
 }
 
+/// `CUpti_CallbackDomain`.
+const DRIVER_API: u32 = 1;
+const RUNTIME_API: u32 = 2;
+/// `CUpti_ApiCallbackSite`.
+const ENTER: u32 = 0;
+const EXIT: u32 = 1;
+
 /// `CUpti_ActivityKind`.
 mod kind {
     pub(super) const MEMCPY: u32 = 1;
@@ -187,12 +202,12 @@ impl Fake {
         }
     }
 
-    /// The driver call, and the runtime call around it, unless the application calls the driver
-    /// itself.
+    /// Records of the driver call, and of the runtime call around it, unless the application calls
+    /// the driver itself.
     fn calls(&mut self, call: &Activity, driver: u32, runtime: Option<u32>) -> Deliveries {
         let mut deliveries = Vec::new();
         for function in [driver, cbid::CU_CTX_GET_CURRENT] {
-            if self.enabled.contains(&kind::DRIVER) && !self.driver_off.contains(&function) {
+            if self.enabled.contains(&kind::DRIVER) {
                 let inner = Activity {
                     start: call.start + 100,
                     end: call.end - 100,
@@ -204,7 +219,6 @@ impl Fake {
         }
         if let Some(runtime) = runtime
             && self.enabled.contains(&kind::RUNTIME)
-            && !self.runtime_off.contains(&runtime)
         {
             let outer = Activity { cbid: runtime, ..*call };
             deliveries.extend(self.record(kind::RUNTIME, &outer, false));
@@ -220,15 +234,38 @@ impl Fake {
     }
 }
 
+/// Does what a call does, with the callbacks of its begin and end around it, and those of the
+/// driver calls that a runtime call makes.
+fn called(correlation: u32, driver: u32, runtime: Option<u32>, does: impl FnOnce()) {
+    if let Some(function) = runtime {
+        tell(ENTER, RUNTIME_API, function, correlation);
+    }
+    tell(ENTER, DRIVER_API, driver, correlation);
+    does();
+    tell(EXIT, DRIVER_API, driver, correlation);
+    for site in [ENTER, EXIT] {
+        tell(site, DRIVER_API, cbid::CU_CTX_GET_CURRENT, correlation);
+    }
+    if let Some(function) = runtime {
+        tell(EXIT, RUNTIME_API, function, correlation);
+    }
+}
+
 fn launch(name: *const c_char, stream: u32, grid: u32, runtime: Option<u32>) {
+    let call = fake().next_call();
+    called(call.correlation, cbid::CU_LAUNCH_KERNEL, runtime, || {
+        launched(&Activity { name, stream, grid_x: grid, block_x: 128, ..call }, runtime);
+    });
+}
+
+fn launched(call: &Activity, runtime: Option<u32>) {
     let mut fake = fake();
-    let call = Activity { name, stream, grid_x: grid, block_x: 128, ..fake.next_call() };
     let holding = fake.holding;
     let end = if holding { 0 } else { call.start + 1_500 };
-    let kernel = Activity { start: call.start + 600, end, ..call };
+    let kernel = Activity { start: call.start + 600, end, ..*call };
     // The device's record has its place from the launch on.
     let mut deliveries = fake.work(kind::CONCURRENT_KERNEL, &kernel, holding);
-    deliveries.extend(fake.calls(&call, cbid::CU_LAUNCH_KERNEL, runtime));
+    deliveries.extend(fake.calls(call, cbid::CU_LAUNCH_KERNEL, runtime));
     drop(fake);
     deliver(deliveries);
 }
@@ -252,17 +289,18 @@ pub extern "C" fn fake_launch_by_driver(name: *const c_char, count: u64, stream:
 /// The application copies, copies to another device and sets memory, one of each.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_copy(bytes: u64, stream: u32) {
-    let mut fake = fake();
-    let mut deliveries = Vec::new();
+    let runtime = Some(cbid::CUDA_MEMCPY_ASYNC);
     for kind in [kind::MEMCPY, kind::MEMCPY_PEER, kind::MEMSET] {
-        let call = Activity { bytes, stream, ..fake.next_call() };
-        let work = Activity { end: call.start + 2_000, ..call };
-        deliveries.extend(fake.work(kind, &work, false));
-        let runtime = Some(cbid::CUDA_MEMCPY_ASYNC);
-        deliveries.extend(fake.calls(&call, cbid::CU_MEMCPY_ASYNC, runtime));
+        let call = Activity { bytes, stream, ..fake().next_call() };
+        called(call.correlation, cbid::CU_MEMCPY_ASYNC, runtime, || {
+            let mut fake = fake();
+            let work = Activity { end: call.start + 2_000, ..call };
+            let mut deliveries = fake.work(kind, &work, false);
+            deliveries.extend(fake.calls(&call, cbid::CU_MEMCPY_ASYNC, runtime));
+            drop(fake);
+            deliver(deliveries);
+        });
     }
-    drop(fake);
-    deliver(deliveries);
 }
 
 /// The application waits for a stream, and CUPTI takes some time for itself.

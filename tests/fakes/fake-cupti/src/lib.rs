@@ -4,7 +4,8 @@
 //! application: it launches, and decides when kernels end, which calls fail and who else is
 //! subscribed. Buffers are per thread, as CUPTI's are since 13.0; `FlushAll` hands over those
 //! whose records are complete, a forced one hands over the rest with an end of 0. A launch through
-//! the runtime has a driver call inside, of the same correlation, whose record comes first.
+//! the runtime has a driver call inside, of the same correlation: its record comes first, its
+//! callbacks between those of the runtime call.
 
 #![expect(unsafe_code, reason = "plays a C library")]
 
@@ -14,8 +15,8 @@ mod state;
 use std::ffi::{c_char, c_int, c_void};
 
 use state::{
-    Activity, BufferCompleted, BufferRequested, INVALID_PARAMETER, MAX_LIMIT_REACHED,
-    MULTIPLE_SUBSCRIBERS, SUCCESS, deliver, fake, fake_record_size, now,
+    Activity, BufferCompleted, BufferRequested, Callback, FUNCTIONS, INVALID_PARAMETER,
+    MAX_LIMIT_REACHED, MULTIPLE_SUBSCRIBERS, SUCCESS, deliver, fake, fake_record_size, now,
 };
 
 macro_rules! answer {
@@ -102,14 +103,16 @@ pub unsafe extern "C" fn cuptiGetCallbackName(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuptiSubscribe(
     handle: *mut *mut c_void,
-    _callback: *const c_void,
-    _data: *mut c_void,
+    callback: Callback,
+    data: *mut c_void,
 ) -> c_int {
     answer!("cuptiSubscribe", |fake| {
         if fake.subscribed || fake.rival {
             return MULTIPLE_SUBSCRIBERS;
         }
         fake.subscribed = true;
+        fake.subscriber = Some((callback, data as usize));
+        fake.called_back.clear();
         // SAFETY: the caller's duty.
         unsafe { *handle = 0x5EED as *mut c_void };
         SUCCESS
@@ -133,7 +136,7 @@ pub struct SubscriberParams {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuptiSubscribe_v2(
     handle: *mut *mut c_void,
-    callback: *const c_void,
+    callback: Callback,
     data: *mut c_void,
     params: *mut SubscriberParams,
 ) -> c_int {
@@ -160,6 +163,8 @@ pub unsafe extern "C" fn cuptiSubscribe_v2(
 pub extern "C" fn cuptiUnsubscribe(_handle: *mut c_void) -> c_int {
     answer!("cuptiUnsubscribe", |fake| {
         fake.subscribed = false;
+        fake.subscriber = None;
+        fake.called_back.clear();
         SUCCESS
     })
 }
@@ -181,11 +186,6 @@ pub extern "C" fn cuptiActivityRegisterCallbacks(
 pub extern "C" fn cuptiActivityEnable(kind: u32) -> c_int {
     answer!("cuptiActivityEnable", |fake| {
         fake.enabled.insert(kind);
-        match kind {
-            4 => fake.driver_off.clear(),
-            5 => fake.runtime_off.clear(),
-            _ => {}
-        }
         SUCCESS
     })
 }
@@ -216,27 +216,30 @@ pub extern "C" fn cuptiActivityDisable(kind: u32) -> c_int {
     })
 }
 
-/// `cuptiActivityEnableRuntimeApi`, as CUPTI documents it.
+/// `cuptiEnableCallback`, as CUPTI documents it. Of the functions it has those that the stand-in's
+/// application can call.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuptiActivityEnableRuntimeApi(id: u32, on: u8) -> c_int {
-    answer!("cuptiActivityEnableRuntimeApi", |fake| {
-        if on == 0 {
-            fake.runtime_off.insert(id);
-        } else {
-            fake.runtime_off.remove(&id);
+pub extern "C" fn cuptiEnableCallback(
+    on: u32,
+    _subscriber: *mut c_void,
+    domain: u32,
+    function: u32,
+) -> c_int {
+    answer!("cuptiEnableCallback", |fake| {
+        if !FUNCTIONS.contains(&(domain, function)) {
+            return INVALID_PARAMETER;
         }
+        fake.call_back(domain, function, on != 0);
         SUCCESS
     })
 }
 
-/// `cuptiActivityEnableDriverApi`, as CUPTI documents it.
+/// `cuptiEnableDomain`, as CUPTI documents it.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuptiActivityEnableDriverApi(id: u32, on: u8) -> c_int {
-    answer!("cuptiActivityEnableDriverApi", |fake| {
-        if on == 0 {
-            fake.driver_off.insert(id);
-        } else {
-            fake.driver_off.remove(&id);
+pub extern "C" fn cuptiEnableDomain(on: u32, _subscriber: *mut c_void, domain: u32) -> c_int {
+    answer!("cuptiEnableDomain", |fake| {
+        for (_, function) in FUNCTIONS.iter().filter(|(of, _)| *of == domain) {
+            fake.call_back(domain, *function, on != 0);
         }
         SUCCESS
     })
@@ -392,6 +395,8 @@ pub extern "C" fn cuptiFinalize() -> c_int {
     let mut fake = fake();
     fake.finalizing = false;
     fake.subscribed = false;
+    fake.subscriber = None;
+    fake.called_back.clear();
     fake.callbacks = None;
     fake.enabled.clear();
     fake.lent.clear();

@@ -64,6 +64,33 @@ unsafe extern "C" {
 pub(crate) type BufferRequested = extern "C" fn(*mut *mut u8, *mut usize, *mut usize);
 pub(crate) type BufferCompleted = extern "C" fn(*mut c_void, u32, *mut u8, usize, usize);
 
+pub(crate) type Callback = extern "C" fn(*mut c_void, u32, u32, *const c_void);
+
+/// The functions that the application can call, by domain and number: `cudaLaunchKernel`,
+/// `cudaMemcpyAsync`, `cuLaunchKernel`, `cuMemcpyAsync`, `cuCtxGetCurrent`.
+pub(crate) const FUNCTIONS: [(u32, u32); 5] = [(2, 211), (2, 41), (1, 307), (1, 306), (1, 304)];
+
+/// `CUpti_CallbackData`.
+#[repr(C)]
+struct CallbackData {
+    site: u32,
+    name: *const c_char,
+    parameters: *const c_void,
+    result: *const c_void,
+    symbol: *const c_char,
+    context: *const c_void,
+    context_id: u32,
+    correlation_data: *mut u64,
+    correlation: u32,
+}
+
+// As layouts.txt has it of every version.
+const _: () = assert!(
+    size_of::<CallbackData>() == 72
+        && std::mem::offset_of!(CallbackData, result) == 24
+        && std::mem::offset_of!(CallbackData, correlation) == 64
+);
+
 /// A buffer that the client lent.
 pub(crate) struct Lent {
     address: usize,
@@ -83,8 +110,12 @@ pub(crate) struct Fake {
     pub(crate) stranger: bool,
     pub(crate) callbacks: Option<(BufferRequested, BufferCompleted)>,
     pub(crate) enabled: BTreeSet<u32>,
-    pub(crate) driver_off: BTreeSet<u32>,
-    pub(crate) runtime_off: BTreeSet<u32>,
+    /// Whom to call back, and with what.
+    pub(crate) subscriber: Option<(Callback, usize)>,
+    /// The functions that are called back for, by domain and number.
+    pub(crate) called_back: BTreeSet<(u32, u32)>,
+    /// What calls return from now on.
+    pub(crate) result: c_int,
     pub(crate) thread_id_type: u32,
     pub(crate) correlation: u32,
     pub(crate) dropped: usize,
@@ -115,8 +146,9 @@ static FAKE: Mutex<Fake> = Mutex::new(Fake {
     stranger: false,
     callbacks: None,
     enabled: BTreeSet::new(),
-    driver_off: BTreeSet::new(),
-    runtime_off: BTreeSet::new(),
+    subscriber: None,
+    called_back: BTreeSet::new(),
+    result: SUCCESS,
     thread_id_type: 0,
     correlation: 0,
     dropped: 0,
@@ -146,6 +178,32 @@ pub(crate) fn deliver(deliveries: Deliveries) {
     }
 }
 
+/// A call's begin or end, as the subscriber is told it; without the lock, for the client may call.
+pub(crate) fn tell(site: u32, domain: u32, function: u32, correlation: u32) {
+    let (callback, data, result) = {
+        let fake = fake();
+        let Some((callback, data)) = fake.subscriber else { return };
+        if !fake.called_back.contains(&(domain, function)) {
+            return;
+        }
+        (callback, data, fake.result)
+    };
+    let mut kept = 0;
+    let at_end: *const c_void = (&raw const result).cast();
+    let info = CallbackData {
+        site,
+        name: std::ptr::null(),
+        parameters: std::ptr::null(),
+        result: if site == 1 { at_end } else { std::ptr::null() },
+        symbol: std::ptr::null(),
+        context: std::ptr::null(),
+        context_id: 1,
+        correlation_data: &raw mut kept,
+        correlation,
+    };
+    callback(data as *mut c_void, domain, function, (&raw const info).cast());
+}
+
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }
@@ -158,6 +216,15 @@ impl Fake {
             self.violations.push(format!("{name} during cuptiFinalize"));
         }
         self.failing.get(name).copied().unwrap_or(SUCCESS)
+    }
+
+    /// Whether the subscriber is called back for a function.
+    pub(crate) fn call_back(&mut self, domain: u32, function: u32, on: bool) {
+        if on {
+            self.called_back.insert((domain, function));
+        } else {
+            self.called_back.remove(&(domain, function));
+        }
     }
 
     pub(crate) fn thread_id(&self) -> u32 {
