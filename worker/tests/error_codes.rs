@@ -1,9 +1,11 @@
-//! Every code that an error can have is explained in the documents.
+//! Every code that an error can have, and every cause of a loss, is explained in the documents.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use profiler_core::record::LossCause;
 
 /// What stands before a code in the sources.
 const BEFORE: [&str; 4] =
@@ -25,6 +27,25 @@ fn every_code_is_explained() {
         .collect();
     codes.retain(|code, _| !pages.contains(&format!("`{code}`")));
     assert!(codes.is_empty(), "docs/troubleshooting.md does not explain {codes:#?}");
+}
+
+#[test]
+fn every_cause_of_a_loss_is_explained() {
+    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(top.join("docs/troubleshooting.md")).unwrap();
+    let section = page.split("## Rows are missing").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let known = (1..).map_while(LossCause::from_number).map(LossCause::text);
+    let mut causes: Vec<String> = known.map(ToOwned::to_owned).collect();
+    assert!(causes.len() >= 10, "{causes:?}");
+    // What an export leaves out by itself.
+    let export = top.join("profiler-core/export/src/export.rs");
+    let export = std::fs::read_to_string(export).unwrap();
+    let drops = export.split("let drops = [").nth(1).unwrap().split("];").next().unwrap();
+    causes.extend(drops.split("(\"").skip(1).filter_map(word));
+    assert!(causes.iter().any(|cause| cause == "outside_window"), "{causes:?}");
+    causes.retain(|cause| !section.contains(&format!("`{cause}`")));
+    assert!(causes.is_empty(), "docs/troubleshooting.md does not explain {causes:?}");
 }
 
 fn read(folder: &Path, codes: &mut BTreeMap<String, PathBuf>) {
