@@ -3,7 +3,7 @@
 //! Bytes in, rows out: no call into MSPTI, so that recorded buffers and hostile bytes can be
 //! decoded anywhere. Names are pointers in the records; a [`Names`] turns them into text.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use profiler_core::record::{
     ApiCall, ApiDomain, Communication, ContextDef, CopyKind, DeviceDef, DeviceVendor,
@@ -11,6 +11,7 @@ use profiler_core::record::{
     Memset, Span, StreamDef, StringDef, StringId, ThreadDef, flag,
 };
 use profiler_core::sink::{Batch, Emit, RecordSink, StreamId};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::address_map::AddressMap;
 use crate::machine::VisibleDevices;
@@ -47,10 +48,10 @@ pub(crate) struct Decoder {
     known: Devices,
     /// Names by address: the library keeps each for the process's life.
     names: AddressMap<StringId>,
-    strings: HashMap<Box<[u8]>, StringId>,
-    streams: HashSet<(u32, u32)>,
-    devices: HashSet<u32>,
-    timelines: HashSet<u32>,
+    strings: FxHashMap<Box<[u8]>, StringId>,
+    streams: FxHashSet<(u32, u32)>,
+    devices: FxHashSet<u32>,
+    timelines: FxHashSet<u32>,
     data_types: BTreeMap<u32, StringId>,
     next_string: u32,
     next_span: u64,
@@ -92,10 +93,10 @@ impl Decoder {
             out,
             known,
             names: AddressMap::default(),
-            strings: HashMap::new(),
-            streams: HashSet::new(),
-            devices: HashSet::new(),
-            timelines: HashSet::new(),
+            strings: FxHashMap::default(),
+            streams: FxHashSet::default(),
+            devices: FxHashSet::default(),
+            timelines: FxHashSet::default(),
             data_types: BTreeMap::new(),
             next_string: 1,
             next_span: 1,
