@@ -253,7 +253,7 @@ impl RecordSink for MemorySink {
         state.groups += 1;
         let answer = match state.answer {
             // The sequence of Thue and Morse.
-            Answer::HalfFull if u64::from(state.groups).count_ones() % 2 == 1 => Answer::Full,
+            Answer::HalfFull if state.groups.count_ones() % 2 == 1 => Answer::Full,
             Answer::HalfFull => Answer::Accept,
             answer => answer,
         };
