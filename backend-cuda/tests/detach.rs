@@ -178,7 +178,12 @@ fn starts_that_meet_detaches_lose_nothing_and_detaches_are_bounded() {
             session.stop(DRAIN).expect("stops");
             drop(session);
             assert!(sink.rows(Kernel::KIND) >= 10);
-            assert_eq!(sink.losses().len(), 0);
+            let losses = sink.losses();
+            if !losses.is_empty() {
+                // The other threads would launch on.
+                eprintln!("lost in round {round}: {losses:?}");
+                std::process::exit(1);
+            }
             // From none to more than a detach takes.
             std::thread::sleep(Duration::from_millis(round % 8));
         }

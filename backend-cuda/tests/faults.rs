@@ -258,7 +258,7 @@ impl RecordSink for Slow {
 /// The decoder is kept from reading until the chunks of calls are full.
 #[test]
 fn calls_that_find_no_room_are_counted() {
-    const LAUNCHES: u64 = 120_000;
+    const LAUNCHES: u64 = 200_000;
     let _alone = alone();
     let fake = fake();
     let sink = Arc::new(Slow {
@@ -318,6 +318,7 @@ fn many_threads_lose_nothing() {
     });
     session.stop(DRAIN).expect("stops");
     assert_eq!(sink.rows(Kernel::KIND), THREADS * LAUNCHES);
+    assert_eq!(sink.rows(ApiCall::KIND), THREADS * LAUNCHES);
     assert!(sink.losses().is_empty(), "{:?}", sink.losses());
     sink.assert_sound();
 }

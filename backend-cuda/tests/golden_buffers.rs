@@ -18,7 +18,6 @@ use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, Str
 struct Kept {
     version: u32,
     texts: BTreeMap<u64, Vec<u8>>,
-    functions: BTreeMap<(u32, u32), String>,
     records: Vec<Vec<u8>>,
 }
 
@@ -33,8 +32,8 @@ impl Kept {
             kept.texts.insert(address, counted(rest));
         }
         for _ in 0..number(rest) {
-            let function = (number(rest), number(rest));
-            kept.functions.insert(function, String::from_utf8(counted(rest)).unwrap());
+            // A function's domain, number and name: calls are no records of a capture.
+            let _function = (number(rest), number(rest), counted(rest));
         }
         for _ in 0..number(rest) {
             kept.records.push(counted(rest));
@@ -73,10 +72,6 @@ impl Kept {
 impl KeptNames for Kept {
     fn text(&self, address: u64) -> Option<&[u8]> {
         self.texts.get(&address).map(Vec::as_slice)
-    }
-
-    fn function(&self, domain: u32, number: u32) -> Option<String> {
-        self.functions.get(&(domain, number)).cloned()
     }
 }
 

@@ -51,10 +51,9 @@ const DATA_BYTES: usize = CHUNK_BYTES - CHUNK_HEADER_BYTES;
 /// What stands before an entry's payload: kind (2 bytes), zero (2), length of the payload (4).
 const ENTRY_HEADER_BYTES: usize = 8;
 const MAX_CHUNKS: usize = MAX_POOL_BYTES / CHUNK_BYTES;
-/// Chunks that stand ready for threads that need one.
-const SPARE_CHUNKS: usize = 64;
-/// What threads can append, all together, before the collector prepares more chunks.
-pub const SPARE_BYTES: usize = SPARE_CHUNKS * CHUNK_BYTES;
+/// What threads can append, all together, before the collector prepares more chunks, unless a pool
+/// is made with more.
+pub const SPARE_BYTES: usize = 64 * CHUNK_BYTES;
 /// How many of them are faulted in before any was asked for. Of the others the first page is, so
 /// that more threads than these, all at once, wait for pages as they write on, and lose nothing.
 const FAULTED_CHUNKS: usize = 16;
@@ -238,6 +237,13 @@ impl std::fmt::Debug for ChunkPool {
 /// [`MAX_POOL_BYTES`].
 #[must_use]
 pub fn chunks(limit_bytes: usize) -> (ChunkPool, ChunkCollector) {
+    chunks_with_spare(limit_bytes, SPARE_BYTES)
+}
+
+/// The same with so much that stands ready, of which a sixteenth is taken in memory: for threads
+/// that may append a lot while the collector finds no processor.
+#[must_use]
+pub fn chunks_with_spare(limit_bytes: usize, spare_bytes: usize) -> (ChunkPool, ChunkCollector) {
     WATCH_FORKS.call_once(|| {
         // SAFETY: the handler does nothing but count in an atomic, which is allowed after a fork.
         // It stays valid: the library that holds it is never unloaded.
@@ -248,7 +254,7 @@ pub fn chunks(limit_bytes: usize) -> (ChunkPool, ChunkCollector) {
             pool: AtomicU64::new(0),
             fork: AtomicU32::new(0),
             free: ArrayQueue::new(MAX_CHUNKS),
-            cold: ArrayQueue::new(SPARE_CHUNKS),
+            cold: ArrayQueue::new(MAX_CHUNKS),
             dropped: [const { AtomicU64::new(0) }; COUNTED_KINDS],
         }))
     });
@@ -262,6 +268,7 @@ pub fn chunks(limit_bytes: usize) -> (ChunkPool, ChunkCollector) {
         shared,
         chunks: Vec::new(),
         limit: (limit_bytes / CHUNK_BYTES).clamp(1, MAX_CHUNKS),
+        spare: spare_bytes.div_ceil(CHUNK_BYTES).min(MAX_CHUNKS),
         next_look: Instant::now() + LOOK_FOR_DEAD,
     };
     collector.prepare(0);
@@ -375,6 +382,8 @@ pub struct ChunkCollector {
     shared: &'static Shared,
     chunks: Vec<Owned>,
     limit: usize,
+    /// Chunks that shall stand ready for threads that need one.
+    spare: usize,
     next_look: Instant,
 }
 
@@ -478,7 +487,7 @@ impl ChunkCollector {
             // The list has room for every chunk of the pool.
             self.shared.free.push(chunk).ok();
         }
-        while self.shared.free.len() + self.shared.cold.len() < SPARE_CHUNKS {
+        while self.shared.free.len() + self.shared.cold.len() < self.spare {
             let Some(chunk) = self.add() else { return };
             chunk.touch();
             self.shared.cold.push(chunk).ok();

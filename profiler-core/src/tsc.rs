@@ -4,6 +4,8 @@
     expect(unsafe_code, reason = "the intrinsic that reads the counter is an unsafe function")
 )]
 
+use std::io::BufRead as _;
+
 /// The counter now, 0 on processors without one.
 #[inline]
 #[must_use]
@@ -30,8 +32,10 @@ pub fn is_steady() -> bool {
     if !matches!(source.trim(), "tsc" | "kvm-clock") {
         return false;
     }
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let Ok(info) = std::fs::File::open("/proc/cpuinfo") else { return false };
+    // All processors have the same, and on large machines the file is long.
+    let mut lines = std::io::BufReader::new(info).lines().map_while(Result::ok);
+    let flags = lines.find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |flag: &str| flags.split_whitespace().any(|found| found == flag);
     has("constant_tsc") && has("nonstop_tsc")
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use profiler_core::chunk::{CHUNK_BYTES, ChunkCollector, MAX_PAYLOAD_BYTES, PoolCell, chunks};
+use profiler_core::chunk::{
+    CHUNK_BYTES, ChunkCollector, MAX_PAYLOAD_BYTES, PoolCell, SPARE_BYTES, chunks,
+    chunks_with_spare,
+};
 
 fn numbers_of(collector: &mut ChunkCollector) -> BTreeMap<u32, Vec<u64>> {
     let mut numbers: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
@@ -196,4 +199,23 @@ fn threads_that_begin_at_once_all_find_a_chunk() {
     }
     assert_eq!(collector.take_dropped(), []);
     assert!(collector.bytes() >= THREADS * CHUNK_BYTES);
+}
+
+#[test]
+fn what_stands_ready_is_taken_without_the_collector() {
+    for spare_bytes in [SPARE_BYTES, 3 * SPARE_BYTES] {
+        let (pool, mut collector) = match spare_bytes {
+            SPARE_BYTES => chunks(64 << 20),
+            more => chunks_with_spare(64 << 20, more),
+        };
+        let payload = [7; 1000];
+        let appended = (0..).take_while(|_| pool.append(3, &payload, &[])).count();
+        let bytes = appended * payload.len();
+        assert!((spare_bytes * 9 / 10..=spare_bytes).contains(&bytes), "{bytes} of {spare_bytes}");
+        let mut drained = 0;
+        collector.drain(|_| drained += 1);
+        assert_eq!(drained, appended);
+        assert_eq!(collector.take_dropped(), [(3, 1)]);
+        assert!(pool.append(3, &payload, &[]), "more was prepared");
+    }
 }

@@ -3,13 +3,13 @@
 #![expect(unsafe_code, reason = "reads what CUPTI wrote into buffers and points to")]
 
 use std::ffi::{CStr, c_char};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use profiler_core::backend::{DriverState, Preset, SessionSummary};
-use profiler_core::chunk::{ChunkCollector, chunks};
+use profiler_core::chunk::{ChunkCollector, chunks_with_spare};
 use profiler_core::clock::{ClockDomain, ClockSource};
 use profiler_core::error::BackendError;
 use profiler_core::record::{ApiCall, LossCause, Row as _};
@@ -24,18 +24,20 @@ use super::layout::{
     DRIVER_LAUNCHES, LAST_RUNTIME_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, attribute, domain, kind,
 };
 use super::library::{Cupti, Subscriber};
-use crate::decode::{Calls, Decoder, Names};
+use crate::decode::{Calls, Decoder, Made, Names};
 use crate::place::Lease;
 
 /// `cuptiGetVersion` from which "no buffer" is safe to answer: CUDA 12.9.
 const DECLINE_VERSION: u32 = 28;
 /// How long the decoder sleeps when nothing is completed.
-const DECODER_NAP: Duration = Duration::from_millis(calls::LONGEST_NAP_MS);
+const DECODER_NAP: Duration = Duration::from_millis(calls::NAP_MS);
 /// Rows that wait in the decoder before they are emitted.
 const EMIT_ROWS: usize = 4096;
+/// `CUPTI_ERROR_INVALID_PARAMETER`.
+const INVALID_PARAMETER: i64 = 1;
 /// `CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM`.
 const SYSTEM_THREAD_IDS: u32 = 1;
-/// The smallest record that comes; what discarded bytes are divided by.
+/// The smallest record of what happened; what discarded bytes are divided by.
 const SMALLEST_RECORD_BYTES: u64 = 40;
 /// A driver clock within this distance of CLOCK_REALTIME is CLOCK_REALTIME.
 const SAME_CLOCK_NS: u64 = 1_000_000;
@@ -66,6 +68,8 @@ pub(crate) struct Capture {
     decoder: Option<JoinHandle<Decoded>>,
     shared: Arc<Shared>,
     stream: StreamId,
+    /// Calls are stamped by ticks of the processor's counter.
+    ticks: bool,
 }
 
 /// What the decoder's thread leaves.
@@ -82,6 +86,8 @@ struct Decoded {
 struct Shared {
     /// The decoder ends when the queue is empty.
     ending: AtomicBool,
+    /// When kernels began to be recorded and ceased to be, in the clock of calls; 0 = not yet.
+    recorded: [AtomicU64; 2],
     /// One flush at a time: two deadlock inside CUPTI.
     flushing: Mutex<()>,
 }
@@ -132,22 +138,24 @@ impl Target {
             Preset::Full => Calls::All,
             _ => Calls::Launches,
         };
-        let mut called = Called { chunks: None, stream };
+        let mut told = ToldCalls { chunks: None, stream, ticks: false, looked_at: 0 };
         if calls != Calls::None
             && let Some(subscriber) = &undo.subscriber
         {
-            called = self.enable_calls(cupti, subscriber, calls)?;
+            told = self.enable_calls(cupti, subscriber, calls)?;
         }
+        let shared = Arc::new(Shared::default());
         // Behind the calls: what is recorded of the device has its call.
         self.enable_kinds(cupti, &mut undo.enabled)?;
-        let shared = Arc::new(Shared::default());
-        let decoder = Decoder::new(stream, calls, called.stream);
+        let ticks = told.ticks;
+        shared.recorded[0].store(calls::now(ticks), Ordering::Release);
+        let decoder = Decoder::new(stream, calls, told.stream);
         let decoder = spawn_decoder(
             Arc::clone(cupti),
             Arc::clone(&self.sink),
             Arc::clone(&shared),
             decoder,
-            called,
+            told,
         )?;
         let (subscriber, enabled, thread_ids_before) = undo.keep();
         Ok(Capture {
@@ -159,6 +167,7 @@ impl Target {
             decoder: Some(decoder),
             shared,
             stream,
+            ticks,
         })
     }
 
@@ -195,38 +204,34 @@ impl Target {
         cupti: &Cupti,
         subscriber: &Subscriber,
         calls: Calls,
-    ) -> Result<Called, BackendError> {
+    ) -> Result<ToldCalls, BackendError> {
         let ticks = profiler_core::tsc::is_steady();
         let clock = if ticks { ClockDomain::Tsc } else { ClockDomain::Monotonic };
         let producer = "cuda.calls".to_owned();
         let stream = self.sink.open_stream(StreamInfo { producer, thread: 0, clock });
-        let (pool, chunks) = chunks(calls::POOL_BYTES);
+        let (pool, chunks) = chunks_with_spare(calls::POOL_BYTES, calls::SPARE_BYTES);
         calls::switch_on(calls::Wanted { inner: calls == Calls::All, ticks }, pool);
-        let called = Called { chunks: Some(chunks), stream };
+        let looked_at = calls::now(ticks);
+        let told = ToldCalls { chunks: Some(chunks), stream, ticks, looked_at };
         if calls == Calls::All {
             for domain in [domain::RUNTIME, domain::DRIVER] {
                 cupti.enable_domain(subscriber, domain, true)?;
             }
-            return Ok(called);
+            return Ok(told);
         }
         // Only what is called back for costs the application time.
         let runtime = (1..=LAST_RUNTIME_FUNCTION)
             .filter(|function| !NOISY_RUNTIME_FUNCTIONS.contains(function))
             .map(|function| (domain::RUNTIME, function));
         let driver = DRIVER_LAUNCHES.iter().map(|function| (domain::DRIVER, *function));
-        let mut refusal = None;
-        let mut taken = 0;
         for (domain, function) in runtime.chain(driver) {
             match cupti.enable_callback(subscriber, domain, function) {
-                Ok(()) => taken += 1,
                 // A number that this library does not have.
-                Err(error) => refusal = Some(error),
+                Ok(()) | Err(BackendError::Vendor { code: INVALID_PARAMETER, .. }) => {}
+                Err(error) => return Err(error),
             }
         }
-        match refusal {
-            Some(error) if taken == 0 => Err(error),
-            _ => Ok(called),
-        }
+        Ok(told)
     }
 
     /// The clock of the records: CUPTI's default on Linux is CLOCK_REALTIME, but another client
@@ -306,11 +311,13 @@ impl Capture {
                 first_error.get_or_insert(error);
             }
         };
+        self.shared.recorded[1].store(calls::now(self.ticks), Ordering::Release);
         for kind in self.enabled.drain(..).rev() {
             note(cupti.disable(kind));
         }
-        // Behind them: what was launched while they were on has its call.
-        disable_calls(&cupti, &self.subscriber);
+        // Behind them: what was launched while they were on has its call, if it returns while the
+        // device's records are waited for.
+        calls::finish();
         // Disabling delivers; what still runs on the device keeps its buffer until it ends.
         while pool().lent() > 0 && Instant::now() < deadline {
             let lent = pool().lent();
@@ -327,6 +334,7 @@ impl Capture {
             cupti.flush_all(true)
         });
         let dropped = cupti.dropped_records().unwrap_or(0);
+        disable_calls(&cupti, &self.subscriber);
         note(cupti.unsubscribe(&self.subscriber));
         if let Some(before) = self.thread_ids_before {
             note(cupti.set_thread_id_type(before));
@@ -382,32 +390,43 @@ fn disable_calls(cupti: &Cupti, subscriber: &Subscriber) {
     for domain in [domain::RUNTIME, domain::DRIVER] {
         drop(cupti.enable_domain(subscriber, domain, false));
     }
-    calls::switch_off();
 }
 
-/// Where calls come from, and go.
-struct Called {
+/// The calls that callbacks tell.
+struct ToldCalls {
     /// None where no calls are recorded.
     chunks: Option<ChunkCollector>,
+    /// Where their rows go.
     stream: StreamId,
+    /// They are stamped by ticks of the processor's counter.
+    ticks: bool,
+    /// When they were taken last, in their clock.
+    looked_at: u64,
 }
 
-impl Called {
+impl ToldCalls {
     /// Gives the decoder what callbacks left; how many calls that were.
     fn drain(
         &mut self,
         decoder: &mut Decoder,
-        names: &dyn Names,
+        cupti: &Cupti,
         sink: &dyn RecordSink,
+        shared: &Shared,
         closed: &mut bool,
     ) -> u64 {
         let Some(chunks) = &mut self.chunks else { return 0 };
+        let now = calls::now(self.ticks);
+        let [begin, end] = &shared.recorded;
+        let names = LiveNames { cupti };
         let mut calls = 0;
         chunks.drain(|entry| {
             let Ok(call) = CallEntry::read_from_bytes(entry.payload) else { return };
             calls += 1;
             if !*closed {
-                decoder.call(&call, entry.thread, names);
+                // Asked for each: the end may be told while these are read.
+                let (begin, end) = (begin.load(Ordering::Acquire), end.load(Ordering::Acquire));
+                let is_recorded = call.start >= begin && (end == 0 || call.start < end);
+                decoder.call(&call, Made { thread: entry.thread, is_recorded }, &names);
             }
             if decoder.waiting() >= EMIT_ROWS {
                 *closed |= decoder.emit(sink) == Emit::Closed;
@@ -420,12 +439,22 @@ impl Called {
                 stream: Some(self.stream),
                 kind: Some(ApiCall::KIND),
                 count: lost,
-                from: 0,
-                to: 0,
+                from: self.looked_at,
+                to: now,
                 cause: LossCause::ChunksExhausted,
             });
         }
+        self.looked_at = now;
         calls
+    }
+}
+
+impl Drop for ToldCalls {
+    /// Whatever ends the decoder: callbacks never find the place of a pool that another has taken.
+    fn drop(&mut self) {
+        if self.chunks.is_some() {
+            calls::switch_off();
+        }
     }
 }
 
@@ -434,9 +463,9 @@ fn spawn_decoder(
     sink: Arc<dyn RecordSink>,
     shared: Arc<Shared>,
     decoder: Decoder,
-    called: Called,
+    told: ToldCalls,
 ) -> Result<JoinHandle<Decoded>, BackendError> {
-    let body = move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder, called);
+    let body = move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder, told);
     spawn_blocked("omniprof-cuda", body)
         .map_err(|source| BackendError::Io { what: "starting the CUDA decoder".to_owned(), source })
 }
@@ -446,9 +475,8 @@ fn decode_until_end(
     sink: &dyn RecordSink,
     shared: &Shared,
     mut decoder: Decoder,
-    mut called: Called,
+    mut told: ToldCalls,
 ) -> Decoded {
-    let names = LiveNames { cupti };
     let mut closed = false;
     let mut calls = 0;
     let mut chunk_bytes = 0;
@@ -457,8 +485,11 @@ fn decode_until_end(
         // missed.
         let ending = shared.ending.load(Ordering::Acquire);
         pool().replenish();
-        calls += called.drain(&mut decoder, &names, sink, &mut closed);
-        let bytes = called.chunks.as_ref().map_or(0, ChunkCollector::bytes);
+        calls += told.drain(&mut decoder, cupti, sink, shared, &mut closed);
+        if closed {
+            calls::switch_off();
+        }
+        let bytes = told.chunks.as_ref().map_or(0, ChunkCollector::bytes);
         chunk_bytes = chunk_bytes.max(bytes as u64);
         match pool().completed() {
             Some(buffer) => {

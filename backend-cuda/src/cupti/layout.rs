@@ -71,6 +71,10 @@ pub(crate) const DRIVER_LAUNCHES: &[u32] = &[
 
 /// More numbers than the newest runtime has; numbers beyond a library's own are refused by it.
 pub(crate) const LAST_RUNTIME_FUNCTION: u32 = 1024;
+const _: () = {
+    use sys::CUpti_runtime_api_trace_cbid as Function;
+    assert!(Function::CUPTI_RUNTIME_TRACE_CBID_SIZE as u32 <= LAST_RUNTIME_FUNCTION);
+};
 
 /// `CUpti_runtime_api_trace_cbid`: functions that are called often and tell little.
 pub(crate) const NOISY_RUNTIME_FUNCTIONS: &[u32] = &[

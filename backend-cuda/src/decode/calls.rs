@@ -20,6 +20,15 @@ pub(crate) enum Calls {
     All,
 }
 
+/// How a call was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    /// By which thread.
+    pub(crate) thread: u32,
+    /// Whether kernels were recorded when it began.
+    pub(crate) is_recorded: bool,
+}
+
 /// Rows of calls that wait. They have a stream of their own, whose clock is not CUPTI's.
 pub(super) struct CallRows {
     out: StreamId,
@@ -29,7 +38,7 @@ pub(super) struct CallRows {
     /// By domain and number.
     functions: FxHashMap<(u32, u32), Function>,
     next_string: u32,
-    /// Launches that the driver took.
+    /// Launches that the driver took while kernels were recorded.
     pub(super) launches: u64,
     /// Launches may have been noted down in a graph.
     pub(super) captures: bool,
@@ -86,7 +95,7 @@ impl CallRows {
     pub(super) fn push(
         &mut self,
         call: &CallEntry,
-        thread: u32,
+        made: Made,
         correlation: u64,
         names: &dyn Names,
     ) {
@@ -94,9 +103,9 @@ impl CallRows {
             domain::RUNTIME => ApiDomain::CudaRuntime,
             _ => ApiDomain::CudaDriver,
         };
-        let called = self.function(call, api, names);
-        match called.role {
-            Role::Launch if call.result == 0 => self.launches += 1,
+        let function = self.function(call, api, names);
+        match function.role {
+            Role::Launch if call.result == 0 && made.is_recorded => self.launches += 1,
             Role::Capture => self.captures = true,
             Role::Launch | Role::Other => {}
         }
@@ -104,8 +113,8 @@ impl CallRows {
             start: call.start,
             end: call.end,
             correlation,
-            name: called.name,
-            thread,
+            name: function.name,
+            thread: made.thread,
             result: call.result,
             function: call.function,
             domain: api.number(),

@@ -25,7 +25,7 @@ use self::definitions::Definitions;
 use self::devices::Devices;
 use self::rows::Rows;
 
-pub(crate) use self::calls::Calls;
+pub(crate) use self::calls::{Calls, Made};
 
 /// Turns what records point to into text.
 pub(crate) trait Names {
@@ -42,7 +42,7 @@ pub(crate) struct Decoder {
     definitions: Definitions,
     correlations: Correlations,
     calls: Calls,
-    called: CallRows,
+    call_rows: CallRows,
     rows: Rows,
     devices: Devices,
     use_of_device: Use,
@@ -69,7 +69,7 @@ impl Decoder {
             definitions: Definitions::new(),
             correlations: Correlations::default(),
             calls,
-            called: CallRows::new(calls_out),
+            call_rows: CallRows::new(calls_out),
             rows: Rows::default(),
             devices: Devices::default(),
             use_of_device: Use::default(),
@@ -100,10 +100,10 @@ impl Decoder {
         }
     }
 
-    /// Takes a call that a callback told, of that thread.
-    pub(crate) fn call(&mut self, call: &CallEntry, thread: u32, names: &dyn Names) {
+    /// Takes a call that a callback told.
+    pub(crate) fn call(&mut self, call: &CallEntry, made: Made, names: &dyn Names) {
         let correlation = self.correlations.widen(call.correlation);
-        self.called.push(call, thread, correlation, names);
+        self.call_rows.push(call, made, correlation, names);
     }
 
     /// Whether the process used a device, as far as its records tell.
@@ -115,8 +115,8 @@ impl Decoder {
         match self.calls {
             // Without calls nothing tells whether a context was used.
             Calls::None => (!contexts).then_some(false),
-            _ if self.called.captures => None,
-            _ => Some(self.called.launches > 0),
+            _ if self.call_rows.captures => None,
+            _ => Some(self.call_rows.launches > 0),
         }
     }
 
@@ -282,7 +282,7 @@ impl Decoder {
 
     /// Rows that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.rows.len() + self.called.len()
+        self.rows.len() + self.call_rows.len()
     }
 
     /// Hands over what waits.
@@ -294,7 +294,7 @@ impl Decoder {
             self.definitions.forget();
         }
         self.rows.clear();
-        match (outcome, self.called.emit(sink)) {
+        match (outcome, self.call_rows.emit(sink)) {
             (Emit::Accepted, outcome) | (outcome, _) => outcome,
         }
     }

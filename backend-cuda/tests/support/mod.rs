@@ -220,6 +220,10 @@ impl FakeCupti {
         self.symbol::<extern "C" fn(c_int)>("fake_result")(result);
     }
 
+    pub(crate) fn launches_at_end(&self, launches: bool) {
+        self.symbol::<extern "C" fn(bool)>("fake_launches_at_end")(launches);
+    }
+
     /// As another client in the process does that records on its own account.
     pub(crate) fn switch_kind(&self, kind: u32, on: bool) {
         let name = if on { "cuptiActivityEnable" } else { "cuptiActivityDisable" };

@@ -300,10 +300,6 @@ impl backend_cuda::replay::KeptNames for Texts {
             _ => Some(b"void kernel<float>(float*)"),
         }
     }
-
-    fn function(&self, _domain: u32, number: u32) -> Option<String> {
-        (!number.is_multiple_of(3)).then(|| "cuLaunchKernel".to_owned())
-    }
 }
 
 fn cupti(input: &[u8], _scratch: &Path) {

@@ -199,7 +199,7 @@ pub struct WorkerLine {
     /// Rows that are not in the trace, by cause.
     pub drops: BTreeMap<String, u64>,
     /// Processor time of the profiler in the process: its own threads, its signal handlers and the
-    /// driver's callbacks, and 100 ns for each span, marker, step and call of the device's API;
+    /// driver's callbacks, and 100 ns for each span, marker, step and call of CUDA's;
     /// without what the kernel takes to deliver signals and to copy stacks. Absent = not known, as of a killed worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_cpu_ns: Option<u64>,

@@ -39,6 +39,16 @@ pub extern "C" fn fake_result(result: c_int) {
     fake().result = result;
 }
 
+/// Whether the application launches a kernel after each kind that is switched off.
+#[unsafe(no_mangle)]
+pub extern "C" fn fake_launches_at_end(launches: bool) {
+    fake().launches_at_end = launches;
+}
+
+pub(crate) fn launch_once() {
+    launch(c"late".as_ptr(), 7, 1, Some(cbid::CUDA_LAUNCH_KERNEL));
+}
+
 /// How long `cuptiFinalize` takes from now on.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_finalize_ms(ms: u64) {
@@ -236,7 +246,7 @@ impl Fake {
 
 /// Does what a call does, with the callbacks of its begin and end around it, and those of the
 /// driver calls that a runtime call makes.
-fn called(correlation: u32, driver: u32, runtime: Option<u32>, does: impl FnOnce()) {
+fn with_callbacks(correlation: u32, driver: u32, runtime: Option<u32>, does: impl FnOnce()) {
     if let Some(function) = runtime {
         tell(ENTER, RUNTIME_API, function, correlation);
     }
@@ -253,7 +263,7 @@ fn called(correlation: u32, driver: u32, runtime: Option<u32>, does: impl FnOnce
 
 fn launch(name: *const c_char, stream: u32, grid: u32, runtime: Option<u32>) {
     let call = fake().next_call();
-    called(call.correlation, cbid::CU_LAUNCH_KERNEL, runtime, || {
+    with_callbacks(call.correlation, cbid::CU_LAUNCH_KERNEL, runtime, || {
         launched(&Activity { name, stream, grid_x: grid, block_x: 128, ..call }, runtime);
     });
 }
@@ -292,7 +302,7 @@ pub extern "C" fn fake_copy(bytes: u64, stream: u32) {
     let runtime = Some(cbid::CUDA_MEMCPY_ASYNC);
     for kind in [kind::MEMCPY, kind::MEMCPY_PEER, kind::MEMSET] {
         let call = Activity { bytes, stream, ..fake().next_call() };
-        called(call.correlation, cbid::CU_MEMCPY_ASYNC, runtime, || {
+        with_callbacks(call.correlation, cbid::CU_MEMCPY_ASYNC, runtime, || {
             let mut fake = fake();
             let work = Activity { end: call.start + 2_000, ..call };
             let mut deliveries = fake.work(kind, &work, false);

@@ -164,6 +164,9 @@ pub extern "C" fn cuptiUnsubscribe(_handle: *mut c_void) -> c_int {
     answer!("cuptiUnsubscribe", |fake| {
         fake.subscribed = false;
         fake.subscriber = None;
+        if !fake.called_back.is_empty() {
+            fake.violations.push("cuptiUnsubscribe while something is called back for".to_owned());
+        }
         fake.called_back.clear();
         SUCCESS
     })
@@ -210,10 +213,18 @@ pub extern "C" fn cuptiActivityEnableAndDump(kind: u32) -> c_int {
 /// `cuptiActivityDisable`, as CUPTI documents it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuptiActivityDisable(kind: u32) -> c_int {
-    answer!("cuptiActivityDisable", |fake| {
-        fake.enabled.remove(&kind);
-        SUCCESS
-    })
+    let (code, launches) = {
+        let mut fake = fake();
+        let code = fake.called("cuptiActivityDisable");
+        if code == SUCCESS {
+            fake.enabled.remove(&kind);
+        }
+        (code, fake.launches_at_end)
+    };
+    if launches {
+        application::launch_once();
+    }
+    code
 }
 
 /// `cuptiEnableCallback`, as CUPTI documents it. Of the functions it has those that the stand-in's

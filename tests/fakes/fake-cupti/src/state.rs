@@ -114,6 +114,8 @@ pub(crate) struct Fake {
     pub(crate) subscriber: Option<(Callback, usize)>,
     /// The functions that are called back for, by domain and number.
     pub(crate) called_back: BTreeSet<(u32, u32)>,
+    /// The application launches a kernel after each kind that is switched off.
+    pub(crate) launches_at_end: bool,
     /// What calls return from now on.
     pub(crate) result: c_int,
     pub(crate) thread_id_type: u32,
@@ -148,6 +150,7 @@ static FAKE: Mutex<Fake> = Mutex::new(Fake {
     enabled: BTreeSet::new(),
     subscriber: None,
     called_back: BTreeSet::new(),
+    launches_at_end: false,
     result: SUCCESS,
     thread_id_type: 0,
     correlation: 0,

@@ -1,8 +1,9 @@
 //! CUPTI's floor: what recording costs when nobody reads it.
 //!
-//! The kinds, the functions left out, the size of the buffers, their zeroing on another thread and
-//! the period of the flushes are those of the CUDA backend's preset `launch`; only the decoding is
-//! missing. Instead, what CUPTI wrote can be kept in a file, for the decoder's tests.
+//! Kernels, copies and the calls that launch them as CUPTI's records, which is how other profilers take
+//! them; the backend has calls told by callbacks. The size of the buffers, their zeroing on another
+//! thread and the period of the flushes are those of the CUDA backend's preset `launch`; nothing is
+//! decoded. Instead, what CUPTI wrote can be kept in a file, for the decoder's tests.
 
 #![expect(unsafe_code, reason = "hands memory to a vendor library and takes it back")]
 
@@ -45,13 +46,13 @@ const SYNCHRONIZATION: u32 = 38;
 const ZEROED_OUT_BUFFER: u32 = 5;
 const PER_THREAD_BUFFER: u32 = 9;
 
-/// Driver functions that put work on a device, as in the backend.
+/// Driver functions that put work on a device.
 const DRIVER_LAUNCHES: &[u32] = &[
     307, 442, 477, 478, 480, 514, 515, 652, 653, 60, 62, 64, 277, 279, 281, 306, 418, 421, 422,
     423, 319, 321, 426, 427, 216, 218, 220, 222, 224, 226, 428, 429, 430, 431, 432, 433,
 ];
 const LAST_DRIVER_FUNCTION: u32 = 1024;
-/// Runtime functions that tell little, as in the backend.
+/// Runtime functions that tell little.
 const NOISY_RUNTIME_FUNCTIONS: &[u32] = &[
     10, 11, 15, 16, 17, 133, 134, 136, 138, 151, 200, 207, 210, 251, 317, 318, 324, 325, 327, 409,
     410, 461, 462,
