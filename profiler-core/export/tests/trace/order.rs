@@ -14,10 +14,16 @@ const BUFFER_NS: u64 = LAUNCHES * 1_000;
 /// Threads that launch at once, their rows in buffers as a driver hands them over: each covers a
 /// time that those of the other threads cover as well, and ends with a call of another thread. A
 /// buffer of kernels begins amid one of calls, and its later launches come in the next.
-fn overlapping_buffers(buffers: u64) -> Spool {
+fn overlapping_buffers(buffers: u64, clock_of_calls: ClockDomain) -> Spool {
     let mut spool = Spool::with_window(identity(0), 2_000_000_000);
     let stream = spool.stream("cuda.activity", ClockDomain::Realtime);
     let name = spool.string(stream, "launch");
+    let calls_stream = spool.stream("cuda.calls", clock_of_calls);
+    let called = spool.string(calls_stream, "cudaLaunchKernel");
+    let in_clock = |realtime: u64| match clock_of_calls {
+        ClockDomain::Tsc => tuple(realtime - R0, 0).tsc,
+        _ => realtime,
+    };
     let mut correlation = 0;
     for thread in 0..THREADS {
         let begin = R0 + 1_000 + thread * BUFFER_NS / THREADS;
@@ -28,13 +34,13 @@ fn overlapping_buffers(buffers: u64) -> Spool {
             let is_last = (launch + 1).is_multiple_of(LAUNCHES);
             let by = if is_last { (thread + 1) % THREADS } else { thread } as u32;
             let at = begin + launch * 1_000;
-            let call = api(name, correlation, at, at + 300);
+            let call = api(called, correlation, in_clock(at), in_clock(at + 300));
             calls.push(ApiCall { thread: THREAD + by, ..call });
             let work = kernel(name, correlation, at + 400, at + 700);
             kernels.push(Kernel { stream: 7 + by, ..work });
         }
         for buffer in calls.chunks(LAUNCHES as usize) {
-            spool.memory.push(stream, buffer);
+            spool.memory.push(calls_stream, buffer);
         }
         let (half, rest) = kernels.split_at(LAUNCHES as usize / 2);
         spool.memory.push(stream, half);
@@ -47,11 +53,13 @@ fn overlapping_buffers(buffers: u64) -> Spool {
 
 #[test]
 fn buffers_of_many_threads_are_drawn_in_order() {
-    let (bytes, report) = pftrace(vec![overlapping_buffers(4).done()]);
-    let launched = THREADS * 4 * LAUNCHES;
-    assert_eq!((report.late, report.rows["kernel"]), (0, launched));
-    let trace = Trace::parse(&bytes);
-    assert_eq!((trace.unmatched, trace.linked() as u64), (0, launched));
+    for clock in [ClockDomain::Realtime, ClockDomain::Tsc] {
+        let (bytes, report) = pftrace(vec![overlapping_buffers(4, clock).done()]);
+        let launched = THREADS * 4 * LAUNCHES;
+        assert_eq!((report.late, report.rows["kernel"]), (0, launched), "{clock:?}");
+        let trace = Trace::parse(&bytes);
+        assert_eq!((trace.unmatched, trace.linked() as u64), (0, launched), "{clock:?}");
+    }
 }
 
 /// A launch that is missing holds back what comes after it, until that takes too much memory: then it
@@ -59,7 +67,7 @@ fn buffers_of_many_threads_are_drawn_in_order() {
 #[test]
 fn a_kernel_whose_launch_is_missing_is_late_alone() {
     // Many times what may be kept.
-    let mut spool = overlapping_buffers(10);
+    let mut spool = overlapping_buffers(10, ClockDomain::Realtime);
     let stream = spool.stream("cuda.activity", ClockDomain::Realtime);
     let name = spool.string(stream, "orphan");
     spool.memory.push(stream, &[kernel(name, u64::MAX, R0 + 2_000_000, R0 + 2_000_300)]);

@@ -39,11 +39,13 @@ pub extern "C" fn fake_result(result: c_int) {
     fake().result = result;
 }
 
-/// Whether the application launches a kernel after each kind that is switched off.
+/// Whether the application launches a kernel after each kind that is switched off once kernels are.
 #[unsafe(no_mangle)]
 pub extern "C" fn fake_launches_at_end(launches: bool) {
     fake().launches_at_end = launches;
 }
+
+pub(crate) const CONCURRENT_KERNEL: u32 = kind::CONCURRENT_KERNEL;
 
 pub(crate) fn launch_once() {
     launch(c"late".as_ptr(), 7, 1, Some(cbid::CUDA_LAUNCH_KERNEL));

@@ -114,7 +114,7 @@ pub(crate) struct Fake {
     pub(crate) subscriber: Option<(Callback, usize)>,
     /// The functions that are called back for, by domain and number.
     pub(crate) called_back: BTreeSet<(u32, u32)>,
-    /// The application launches a kernel after each kind that is switched off.
+    /// The application launches a kernel after each kind that is switched off once kernels are.
     pub(crate) launches_at_end: bool,
     /// What calls return from now on.
     pub(crate) result: c_int,
