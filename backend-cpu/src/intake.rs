@@ -192,8 +192,10 @@ impl Intake {
     }
 
     fn look_at_thread(&mut self, thread: u32) {
-        // A thread that has ended by now keeps the name it has, or none.
-        let name = self.process.thread_name(thread).unwrap_or_default();
+        let Some(name) = self.process.thread_name(thread) else {
+            // It has ended by now, and keeps the name that was given, if any was.
+            return self.rows.leave_name(thread);
+        };
         match is_profiler_thread(&name) {
             true => self.exclude(thread),
             false => self.rows.name_thread(thread, &name),
@@ -214,5 +216,84 @@ impl Intake {
         let parent = Stat::parse(&stat).map_or(0, |stat| stat.parent);
         // The command line may hold secrets, and the agent knows it: it is not read here.
         self.rows.process(&name, &[], parent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use profiler_core::clock::{ClockDomain, SystemClock};
+    use profiler_core::record::{HeapRef, Row as _, ThreadDef};
+    use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+    use zerocopy::FromBytes as _;
+
+    use super::*;
+
+    /// Keeps the names of threads.
+    #[derive(Default)]
+    struct Names(Mutex<Vec<(u32, String)>>);
+
+    impl RecordSink for Names {
+        fn open_stream(&self, _info: StreamInfo) -> StreamId {
+            StreamId(1)
+        }
+        fn emit(&self, group: &[Batch<'_>]) -> Emit {
+            for batch in group.iter().filter(|batch| batch.kind == ThreadDef::KIND) {
+                for row in batch.rows.chunks_exact(batch.stride as usize) {
+                    let row = ThreadDef::read_from_bytes(row).expect("a row");
+                    let HeapRef { offset, len } = row.name;
+                    let name = &batch.heap[offset as usize..][..len as usize];
+                    let name = String::from_utf8_lossy(name).into_owned();
+                    self.0.lock().expect("no panic").push((row.thread, name));
+                }
+            }
+            Emit::Accepted
+        }
+        fn loss(&self, _loss: Loss) {}
+        fn fact(&self, _key: &str, _value: &str) {}
+        fn log(&self, _level: LogLevel, _target: &str, _message: &str) {}
+    }
+
+    /// Its records are read when it is gone: that it began makes its name be asked for again.
+    #[test]
+    fn a_thread_that_has_ended_keeps_its_name() {
+        let sink = Arc::new(Names::default());
+        let process = Arc::new(Process::open(None).expect("this process"));
+        let pid = process.pid;
+        let info = StreamInfo {
+            producer: "cpu.sampler".to_owned(),
+            thread: 0,
+            clock: ClockDomain::Monotonic,
+        };
+        let rows = SampleRows::new(Arc::clone(&sink) as _, sink.open_stream(info), pid);
+        let mut intake = Intake::new(process, Arc::new(SystemClock::new()), rows);
+        let (told, asked) = std::sync::mpsc::channel();
+        let (ends, waits) = std::sync::mpsc::channel::<()>();
+        let body = move || {
+            told.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).expect("asked");
+            waits.recv().ok();
+        };
+        let app = std::thread::Builder::new().name("app".to_owned()).spawn(body).expect("started");
+        let thread = asked.recv().expect("a number");
+        intake.describe();
+        drop(ends);
+        app.join().expect("ended");
+        intake.take(Record::Began { process: pid, thread });
+        intake.take(Record::Sample(RawSample {
+            time: 1,
+            process: pid,
+            thread,
+            cpu: 0,
+            weight_ns: 1,
+            registers: None,
+            address: 0,
+            stack: &[],
+        }));
+        intake.finish_round();
+        let names = sink.0.lock().expect("no panic");
+        let names: Vec<&str> =
+            names.iter().filter(|(of, _)| *of == thread).map(|(_, name)| &**name).collect();
+        assert_eq!(names, ["app"]);
     }
 }

@@ -89,12 +89,17 @@ impl SampleRows {
 
     /// Gives a thread's name, again where it has changed.
     pub(crate) fn name_thread(&mut self, thread: u32, name: &[u8]) {
+        self.leave_name(thread);
+        let name = HeapRef::push(&mut self.group.thread_heap, name);
+        self.group.threads.push(ThreadDef { name, thread, process: self.process });
+    }
+
+    /// The thread's name is not asked for again.
+    pub(crate) fn leave_name(&mut self, thread: u32) {
         if self.named.len() == MAX_THREADS {
             self.named.clear();
         }
         self.named.insert(thread);
-        let name = HeapRef::push(&mut self.group.thread_heap, name);
-        self.group.threads.push(ThreadDef { name, thread, process: self.process });
     }
 
     /// The thread has ended.
