@@ -59,8 +59,8 @@ def hta(source):
             for category, row in sums.iterrows()
             if category >= 0
         }
-        # Collectives that are no kernels it leaves out.
-        slices_equal(part.truth, found, but=("communication",))
+        # Collectives that are no kernels have no launch: it leaves them out between steps.
+        slices_equal(part.truth, found, but=("communication",) if source.whole else ())
         compare_pairs(part.truth, frame)
     if source.truth.work():
         compare_breakdowns(source, analyzer)
@@ -94,7 +94,8 @@ def compare_breakdowns(source, analyzer):
     for rank, part in enumerate(ranks_of(source)):
         truth = part.truth
         own = kernels[kernels["rank"] == rank]
-        total = sum(truth.ns[kind] for kind in ("kernel", "memcpy", "memset"))
+        kinds = ("kernel", "memcpy", "memset", *(() if source.whole else ("communication",)))
+        total = sum(truth.ns[kind] for kind in kinds)
         if source.one_stream:
             row = breakdown[breakdown["rank"] == rank].iloc[0]
             busy = round((row["compute_time(us)"] + row["non_compute_time(us)"]) * 1e3)
