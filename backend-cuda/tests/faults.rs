@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use backend_cuda::CudaBackend;
 use profiler_core::backend::{Preset, ProfilerBackend as _, SessionConfig};
 use profiler_core::clock::SystemClock;
-use profiler_core::conformance::{Answer, MemorySink};
 use profiler_core::error::BackendError;
 use profiler_core::record::{ApiCall, Kernel, LossCause, Row as _};
-use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+use profiler_core::sink::{Batch, RecordSink};
 
+use support::watched::{Watch, Watched};
 use support::{DRAIN, alone, assert_works, attached, fake, open, sink};
 
 const UNKNOWN_ERROR: i32 = 999;
@@ -228,30 +228,17 @@ fn past_the_memory_limit_records_are_counted_not_kept() {
     assert_works(fake);
 }
 
-/// A sink that lets the backend wait, as none may.
-struct Slow {
-    counted: MemorySink,
+/// Lets the backend wait, as no sink may.
+#[derive(Default)]
+struct Gate {
     open: Mutex<bool>,
     opened: Condvar,
 }
 
-impl RecordSink for Slow {
-    fn open_stream(&self, info: StreamInfo) -> StreamId {
-        self.counted.open_stream(info)
-    }
-    fn emit(&self, group: &[Batch<'_>]) -> Emit {
+impl Watch for Gate {
+    fn see(&self, _group: &[Batch<'_>]) {
         let open = self.open.lock().expect("no panic");
         drop(self.opened.wait_while(open, |open| !*open).expect("no panic"));
-        self.counted.emit(group)
-    }
-    fn loss(&self, loss: Loss) {
-        self.counted.loss(loss);
-    }
-    fn fact(&self, key: &str, value: &str) {
-        self.counted.fact(key, value);
-    }
-    fn log(&self, level: LogLevel, target: &str, message: &str) {
-        self.counted.log(level, target, message);
     }
 }
 
@@ -261,11 +248,7 @@ fn calls_that_find_no_room_are_counted() {
     const LAUNCHES: u64 = 200_000;
     let _alone = alone();
     let fake = fake();
-    let sink = Arc::new(Slow {
-        counted: MemorySink::new(Answer::Accept),
-        open: Mutex::new(false),
-        opened: Condvar::new(),
-    });
+    let sink = Arc::new(Watched::<Gate>::default());
     let taken = Arc::clone(&sink) as Arc<dyn RecordSink>;
     let config = SessionConfig { preset: Preset::Full, ..attached() };
     let opened = CudaBackend::new().open(&config, taken, Arc::new(SystemClock::new()));
@@ -274,8 +257,8 @@ fn calls_that_find_no_room_are_counted() {
     fake.silent(true);
     fake.launch(c"k", LAUNCHES, 1, 1);
     fake.silent(false);
-    *sink.open.lock().expect("no panic") = true;
-    sink.opened.notify_all();
+    *sink.watch.open.lock().expect("no panic") = true;
+    sink.watch.opened.notify_all();
     session.stop(DRAIN).expect("stops");
     let lost = sink.counted.losses();
     let lost = lost.get(&LossCause::ChunksExhausted).copied().unwrap_or(0);

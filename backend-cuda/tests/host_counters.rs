@@ -12,12 +12,13 @@ use backend_cuda::HostCounters;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use profiler_core::backend::{ProfileSession, ProfilerBackend, SessionConfig};
 use profiler_core::clock::SystemClock;
-use profiler_core::conformance::{Fixture, MemorySink};
+use profiler_core::conformance::Fixture;
 use profiler_core::error::BackendError;
 use profiler_core::record::{Counter, DeviceDef, RecordKind, Row as _};
 use profiler_core::registry::BackendRegistry;
-use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+use profiler_core::sink::{Batch, RecordSink, StreamInfo};
 
+use support::watched::{self, Watch, Watched};
 use support::{child, compile, is_child, sink, wait_for, wait_until};
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -113,33 +114,24 @@ mod conformance {
     );
 }
 
-/// A sink that keeps names and values.
+/// Keeps names and values.
 #[derive(Default)]
-struct Keeping {
-    counted: MemorySink,
+struct Kept {
     texts: Mutex<BTreeMap<u32, String>>,
     uuids: Mutex<BTreeMap<u32, Vec<u8>>>,
     /// By device, name and unit.
     values: Mutex<BTreeMap<(u32, String), (f64, String)>>,
 }
 
-impl RecordSink for Keeping {
-    fn open_stream(&self, info: StreamInfo) -> StreamId {
+impl Watch for Kept {
+    fn opened(&self, info: &StreamInfo) {
         assert_eq!(info.producer, "nvml");
-        self.counted.open_stream(info)
     }
-    fn emit(&self, group: &[Batch<'_>]) -> Emit {
+    fn see(&self, group: &[Batch<'_>]) {
         for batch in group {
-            let schema = batch.kind.schema().expect("a known kind");
             for row in batch.rows.chunks_exact(batch.stride as usize) {
-                let field = |name: &str| {
-                    let field = schema.fields.iter().find(|field| field.name == name);
-                    let field = field.expect("a field of the kind");
-                    let (at, width) = (field.offset as usize, field.width as usize);
-                    let mut value = [0; 8];
-                    value[..width].copy_from_slice(&row[at..at + width]);
-                    u64::from_le_bytes(value)
-                };
+                let field =
+                    |name: &str| watched::field(batch, row, name).expect("a field of the kind");
                 let heap = |name: &str| {
                     let place = field(name);
                     let (from, len) = ((place & 0xffff_ffff) as usize, (place >> 32) as usize);
@@ -160,16 +152,6 @@ impl RecordSink for Keeping {
                 }
             }
         }
-        self.counted.emit(group)
-    }
-    fn loss(&self, loss: Loss) {
-        self.counted.loss(loss);
-    }
-    fn fact(&self, key: &str, value: &str) {
-        self.counted.fact(key, value);
-    }
-    fn log(&self, level: LogLevel, target: &str, message: &str) {
-        self.counted.log(level, target, message);
     }
 }
 
@@ -185,14 +167,14 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
 #[test]
 fn every_counter_that_a_device_has_is_a_row_with_its_unit() {
     let _alone = alone();
-    let sink = Arc::new(Keeping::default());
+    let sink = Arc::new(Watched::<Kept>::default());
     nvml();
     let mut session = open(&sink).expect("opens");
     session.start().expect("starts");
     wait_until("two readings", || sink.counted.groups() > 1);
     session.stop(Duration::from_secs(2)).expect("stops");
     sink.counted.assert_sound();
-    let values = sink.values.lock().expect("kept").clone();
+    let values = sink.watch.values.lock().expect("kept").clone();
     let of = |device: u32, name: &str| {
         let value = values.get(&(device, name.to_owned()));
         value.map(|(value, unit)| (*value, unit.clone()))
@@ -211,7 +193,7 @@ fn every_counter_that_a_device_has_is_a_row_with_its_unit() {
     assert_eq!(of(0, "nvlink sent"), None, "the driver has no such metric");
     assert_eq!(of(1, "gpu utilisation"), is(10.0, "%"));
     assert_eq!((of(1, "power"), of(1, "sm active")), (None, None), "it cannot do that");
-    let uuids = sink.uuids.lock().expect("kept").clone();
+    let uuids = sink.watch.uuids.lock().expect("kept").clone();
     assert_eq!(uuids[&0], (0xA0..=0xAF).collect::<Vec<u8>>());
     assert_eq!(uuids[&1], (0xB0..=0xBF).collect::<Vec<u8>>());
     let facts = sink.counted.facts();

@@ -8,61 +8,46 @@ use std::sync::{Arc, Mutex};
 use backend_cuda::CudaBackend;
 use profiler_core::backend::{Preset, ProfilerBackend as _, SessionConfig, SessionSummary};
 use profiler_core::clock::SystemClock;
-use profiler_core::conformance::{Answer, MemorySink};
 use profiler_core::record::{
     ApiCall, ApiDomain, ContextDef, DeviceDef, Kernel, Memcpy, Memset, Overhead, RecordKind,
     Row as _, StreamDef, Synchronization,
 };
 
-use profiler_core::sink::{Batch, Emit, LogLevel, Loss, RecordSink, StreamId, StreamInfo};
+use profiler_core::sink::{Batch, RecordSink};
+use support::watched::{self, Watch, Watched};
 use support::{DRAIN, alone, attached, fake, open, sink};
 
-/// A sink that keeps some fields of calls and kernels.
-struct Keeping {
-    counted: MemorySink,
+/// Keeps some fields of calls and kernels.
+#[derive(Default)]
+struct Kept {
     kernels: Mutex<Vec<u64>>,
     /// Correlations by the domain of the call.
     calls: Mutex<Vec<(u32, u64)>>,
     results: Mutex<Vec<u64>>,
 }
 
-impl RecordSink for Keeping {
-    fn open_stream(&self, info: StreamInfo) -> StreamId {
-        self.counted.open_stream(info)
-    }
-    fn emit(&self, group: &[Batch<'_>]) -> Emit {
+impl Watch for Kept {
+    fn see(&self, group: &[Batch<'_>]) {
         for batch in group {
             for row in batch.rows.chunks_exact(batch.stride as usize) {
-                let correlation = field(batch, row, "correlation");
+                let field = |name: &str| watched::field(batch, row, name);
+                let Some(correlation) = field("correlation") else { continue };
                 if batch.kind == Kernel::KIND {
                     self.kernels.lock().expect("kept").push(correlation);
                 } else if batch.kind == ApiCall::KIND {
-                    let domain = field(batch, row, "domain") as u32;
+                    let field = |name: &str| field(name).expect("a field of calls");
+                    let domain = field("domain") as u32;
                     self.calls.lock().expect("kept").push((domain, correlation));
-                    self.results.lock().expect("kept").push(field(batch, row, "result"));
-                    let (start, end) = (field(batch, row, "start"), field(batch, row, "end"));
+                    self.results.lock().expect("kept").push(field("result"));
+                    let (start, end) = (field("start"), field("end"));
                     assert!(0 < start && start <= end, "a call from {start} to {end}");
                 }
             }
         }
-        self.counted.emit(group)
-    }
-    fn loss(&self, loss: Loss) {
-        self.counted.loss(loss);
-    }
-    fn fact(&self, key: &str, value: &str) {
-        self.counted.fact(key, value);
-    }
-    fn log(&self, level: LogLevel, target: &str, message: &str) {
-        self.counted.log(level, target, message);
     }
 }
 
-impl Keeping {
-    fn rows(&self, kind: RecordKind) -> u64 {
-        self.counted.rows(kind)
-    }
-
+impl Kept {
     /// Each kernel has one call of that domain, by its correlation.
     fn assert_joined(&self, domain: ApiDomain) {
         let kernels: Vec<u64> = self.kernels.lock().expect("kept").clone();
@@ -75,22 +60,8 @@ impl Keeping {
     }
 }
 
-fn field(batch: &Batch<'_>, row: &[u8], name: &str) -> u64 {
-    let schema = batch.kind.schema().expect("a known kind");
-    let Some(field) = schema.fields.iter().find(|field| field.name == name) else { return 0 };
-    let (at, width) = (field.offset as usize, field.width as usize);
-    let mut value = [0; 8];
-    value[..width].copy_from_slice(&row[at..at + width]);
-    u64::from_le_bytes(value)
-}
-
-fn capture(preset: Preset, work: impl FnOnce()) -> (Arc<Keeping>, SessionSummary) {
-    let sink = Arc::new(Keeping {
-        counted: MemorySink::new(Answer::Accept),
-        kernels: Mutex::default(),
-        calls: Mutex::default(),
-        results: Mutex::default(),
-    });
+fn capture(preset: Preset, work: impl FnOnce()) -> (Arc<Watched<Kept>>, SessionSummary) {
+    let sink = Arc::new(Watched::<Kept>::default());
     let config = SessionConfig { preset, ..attached() };
     let taken = Arc::clone(&sink) as Arc<dyn RecordSink>;
     let opened = CudaBackend::new().open(&config, taken, Arc::new(SystemClock::new()));
@@ -171,11 +142,11 @@ fn a_launch_is_one_call_where_launches_are_recorded() {
         fake.version(version);
         let (sink, _) = capture(Preset::Launch, || fake.launch(c"kernel", 1000, 7, 1));
         assert_eq!(sink.rows(ApiCall::KIND), 1000, "version {version}");
-        sink.assert_joined(ApiDomain::CudaRuntime);
+        sink.watch.assert_joined(ApiDomain::CudaRuntime);
 
         let (sink, _) = capture(Preset::Launch, || fake.launch_by_driver(c"kernel", 1000, 7));
         assert_eq!(sink.rows(ApiCall::KIND), 1000, "version {version}");
-        sink.assert_joined(ApiDomain::CudaDriver);
+        sink.watch.assert_joined(ApiDomain::CudaDriver);
     }
     fake.version(130_001);
 }
@@ -186,8 +157,8 @@ fn a_launch_shows_its_driver_calls_where_all_is_recorded() {
     let fake = fake();
     let (sink, _) = capture(Preset::Full, || fake.launch(c"kernel", 100, 7, 1));
     assert_eq!(sink.rows(ApiCall::KIND), 300, "the runtime's, the driver's, and a small one");
-    sink.assert_joined(ApiDomain::CudaRuntime);
-    sink.assert_joined(ApiDomain::CudaDriver);
+    sink.watch.assert_joined(ApiDomain::CudaRuntime);
+    sink.watch.assert_joined(ApiDomain::CudaDriver);
 }
 
 #[test]
@@ -202,7 +173,7 @@ fn what_a_call_returned_is_told() {
         fake.silent(false);
         fake.result(0);
     });
-    assert_eq!(*sink.results.lock().expect("kept"), [2, 2, 2]);
+    assert_eq!(*sink.watch.results.lock().expect("kept"), [2, 2, 2]);
     assert_eq!(summary.device_used, Some(false), "nothing that was launched ran");
 }
 

@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "plays an application that calls a C library")]
 #![allow(dead_code, reason = "each test crate uses a part")]
 
+pub(crate) mod watched;
+
 use std::ffi::{CStr, c_char, c_int};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
