@@ -47,6 +47,7 @@ RECORDS = {
         "value bytes start end deviceId contextId streamId correlationId flags memoryKind "
         "graphNodeId graphId",
     ),
+    # The backend asks for none of these; the stand-in writes them, and golden files hold some.
     "api": ("API", "cbid start end threadId correlationId returnValue"),
     "synchronization": (
         "Synchronization",

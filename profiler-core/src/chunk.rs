@@ -21,6 +21,7 @@
 #![expect(unsafe_code, reason = "threads write to memory that another thread reads further back")]
 
 mod cell;
+mod recording;
 
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
@@ -35,6 +36,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use crate::thread::is_alive;
 
 pub use cell::PoolCell;
+pub use recording::{Recording, RecordingFlags};
 
 /// The size of a chunk.
 pub const CHUNK_BYTES: usize = 64 << 10;
@@ -54,7 +56,7 @@ const MAX_CHUNKS: usize = MAX_POOL_BYTES / CHUNK_BYTES;
 /// What threads can append, all together, before the collector prepares more chunks, unless a pool
 /// is made with more.
 pub const SPARE_BYTES: usize = 64 * CHUNK_BYTES;
-/// How many of them are faulted in before any was asked for. Of the others the first page is, so
+/// Of the chunks that stand ready, how many are faulted in before any was asked for. Of the others the first page is, so
 /// that more threads than these, all at once, wait for pages as they write on, and lose nothing.
 const FAULTED_CHUNKS: usize = 16;
 /// Pools that a thread can use in turn without giving up its chunk each time.

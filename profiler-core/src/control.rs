@@ -449,8 +449,8 @@ pub struct WorkerResult {
     pub clock_error_ns: u64,
     /// Processor time of the profiler in this session, from the arm on: its own threads, its signal
     /// handlers and the driver's callbacks as they were measured, and 100 ns for each span, marker,
-    /// step and call of CUDA's. What the kernel takes to deliver signals and to copy
-    /// stacks is not in it.
+    /// step and call of CUDA's. What the kernel takes to deliver signals and to copy stacks is not
+    /// in it.
     pub own_cpu_ns: u64,
     /// The most memory that the profiler held: the sum of the peaks of its parts (the spool's
     /// writer and its queue, spans, each backend with its driver's buffers and the kernel's rings,

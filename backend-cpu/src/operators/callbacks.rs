@@ -7,9 +7,9 @@
 use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use profiler_core::chunk::{ChunkPool, PoolCell};
+use profiler_core::chunk::{ChunkPool, Recording, RecordingFlags};
 use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_core::step_names;
 use zerocopy::IntoBytes as _;
@@ -22,24 +22,19 @@ use super::shapes;
 use super::state::{self, Own};
 
 /// Rows are written.
-const ROWS: u32 = 1;
+const ROWS: u8 = 1;
 /// With the shapes of inputs.
-const SHAPES: u32 = 2;
+const SHAPES: u8 = 2;
 /// Ranges may be steps.
-const STEPS: u32 = 4;
+const STEPS: u8 = 4;
 /// Stamps are ticks of the processor's counter, else CLOCK_MONOTONIC.
-const TICKS: u32 = 8;
-/// Above these bits stands the number of the recording.
-const RECORDING_SHIFT: u32 = 8;
+const TICKS: u8 = 8;
 
 /// How many functions of each thread are looked at.
 const CHECKED: u32 = 64;
 
-/// All that a callback looks at; 0 = nothing is recorded.
-static FLAGS: AtomicU32 = AtomicU32::new(0);
-static POOL: PoolCell = PoolCell::new();
+static RECORDING: Recording = Recording::new();
 static SYMBOLS: AtomicPtr<Symbols> = AtomicPtr::new(std::ptr::null_mut());
-static RECORDINGS: AtomicU32 = AtomicU32::new(0);
 /// Objects that did not look as they must.
 static LAYOUT_FAULTS: AtomicU64 = AtomicU64::new(0);
 /// Operators for which there was no state or no slot.
@@ -73,26 +68,22 @@ pub(super) fn switch_on(wanted: Wanted, pool: ChunkPool) -> u32 {
     MISSED.store(0, Ordering::Relaxed);
     shapes::reset();
     state::prepare();
-    POOL.set(Some(pool));
-    let limit = u32::MAX >> RECORDING_SHIFT;
-    let recording = (RECORDINGS.fetch_add(1, Ordering::Relaxed) % (limit - 1)) + 1;
-    let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
-    let flags = bit(wanted.rows, ROWS)
+    let bit = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+    let bits = bit(wanted.rows, ROWS)
         | bit(wanted.shapes, SHAPES)
         | bit(wanted.steps, STEPS)
         | bit(wanted.ticks, TICKS);
-    FLAGS.store((recording << RECORDING_SHIFT) | flags, Ordering::Release);
-    recording
+    RECORDING.switch_on(bits, pool)
 }
 
 /// Nothing is recorded any more; ends of operators that are open change nothing.
 pub(super) fn switch_off() {
-    FLAGS.store(0, Ordering::Release);
+    RECORDING.switch_off();
 }
 
 /// The recording is over, and its pool.
 pub(super) fn forget_pool() {
-    POOL.set(None);
+    RECORDING.forget_pool();
 }
 
 /// Gives libtorch the callbacks.
@@ -139,7 +130,7 @@ pub(super) fn take_missed() -> u64 {
 }
 
 extern "C" fn forget_in_child() {
-    FLAGS.store(0, Ordering::Relaxed);
+    RECORDING.switch_off();
 }
 
 unsafe extern "C" fn on_start(context: *mut *mut c_void, function: *const u8) -> *mut *mut c_void {
@@ -164,8 +155,8 @@ fn symbols() -> Option<&'static Symbols> {
 
 #[inline]
 fn begin(function: RecordFunction, address: *const u8) {
-    let flags = FLAGS.load(Ordering::Relaxed);
-    if flags == 0 {
+    let flags = RECORDING.flags();
+    if flags.is_off() {
         return;
     }
     let Some(symbols) = symbols() else { return };
@@ -174,21 +165,21 @@ fn begin(function: RecordFunction, address: *const u8) {
     if name.is_null() {
         return;
     }
-    if flags & STEPS != 0 {
+    if flags.has(STEPS) {
         tell_step(function, name);
     }
-    if flags & ROWS == 0 {
+    if !flags.has(ROWS) {
         return;
     }
-    let Some(pool) = POOL.get() else { return };
+    let Some(pool) = RECORDING.pool() else { return };
     let Some(state) = state::of_thread().filter(|state| state.has_room()) else {
         MISSED.fetch_add(1, Ordering::Relaxed);
         return;
     };
     // SAFETY: the state is this thread's, and this is the only reference to its own part.
     let own = unsafe { state.own() };
-    if own.recording != flags >> RECORDING_SHIFT {
-        state.reset(own, flags >> RECORDING_SHIFT);
+    if own.recording != flags.number() {
+        state.reset(own, flags.number());
         tell(pool, THREAD, &function.thread().to_ne_bytes(), &[]);
     }
     if own.checked < CHECKED {
@@ -204,7 +195,7 @@ fn begin(function: RecordFunction, address: *const u8) {
     let is_as_expected = LAYOUT_FAULTS.load(Ordering::Relaxed) == 0;
     let scope = if is_as_expected { function.scope() } else { 0 };
     let mut shape_bytes = 0;
-    if flags & SHAPES != 0
+    if flags.has(SHAPES)
         && is_as_expected
         && let Some(tensors) = &symbols.tensors
     {
@@ -216,7 +207,7 @@ fn begin(function: RecordFunction, address: *const u8) {
 
 #[inline]
 fn end(function: RecordFunction) {
-    let flags = FLAGS.load(Ordering::Relaxed);
+    let flags = RECORDING.flags();
     let end = now(flags);
     let Some(state) = state::of_thread_if_any() else { return };
     // SAFETY: the state is this thread's, and this is the only reference to its own part.
@@ -225,7 +216,7 @@ fn end(function: RecordFunction) {
         state.forget(function.address());
         return;
     };
-    if flags >> RECORDING_SHIFT == own.recording && flags & ROWS != 0 {
+    if flags.number() == own.recording && flags.has(ROWS) {
         let mut head = OperatorHead {
             start: ended.start,
             end,
@@ -254,23 +245,23 @@ fn tell(pool: ChunkPool, kind: u16, head: &[u8], tail: &[u8]) -> bool {
 
 #[inline]
 fn write(head: &OperatorHead, shapes: &[u8]) {
-    let Some(pool) = POOL.get() else { return };
+    let Some(pool) = RECORDING.pool() else { return };
     // What is not taken is counted in the pool.
     let _taken: bool = pool.append(OPERATOR, head.as_bytes(), shapes);
 }
 
 #[inline]
-fn now(flags: u32) -> u64 {
-    match flags & TICKS != 0 {
+fn now(flags: RecordingFlags) -> u64 {
+    match flags.has(TICKS) {
         true => profiler_core::tsc::read(),
         false => SystemClock::new().monotonic_ns(),
     }
 }
 
 #[cold]
-fn check(function: RecordFunction, symbols: &Symbols, flags: u32, own: &mut Own) {
+fn check(function: RecordFunction, symbols: &Symbols, flags: RecordingFlags, own: &mut Own) {
     own.checked += 1;
-    if !function.is_as_expected(symbols, flags & SHAPES != 0) {
+    if !function.is_as_expected(symbols, flags.has(SHAPES)) {
         LAYOUT_FAULTS.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -11,9 +11,9 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use profiler_core::chunk::{ChunkPool, PoolCell};
+use profiler_core::chunk::{ChunkPool, Recording, RecordingFlags};
 use profiler_core::clock::{ClockSource as _, SystemClock};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -62,42 +62,31 @@ pub(crate) struct Wanted {
     pub(crate) ticks: bool,
 }
 
-const INNER: u32 = 1;
-const TICKS: u32 = 2;
+const INNER: u8 = 1;
+const TICKS: u8 = 2;
 /// No call begins any more; those that are open are told at their end.
-const ENDING: u32 = 4;
-/// Above these bits stands the number of the recording.
-const RECORDING_SHIFT: u32 = 8;
+const ENDING: u8 = 4;
 
-/// All that a callback looks at; 0 = nothing is recorded.
-static FLAGS: AtomicU32 = AtomicU32::new(0);
-static POOL: PoolCell = PoolCell::new();
-static RECORDINGS: AtomicU32 = AtomicU32::new(0);
+static RECORDING: Recording = Recording::new();
 /// Calls inside of so many others that they were not followed.
 static MISSED: AtomicU64 = AtomicU64::new(0);
 
 /// Calls are written to the pool from now on.
 pub(crate) fn switch_on(wanted: Wanted, pool: ChunkPool) {
     MISSED.store(0, Ordering::Relaxed);
-    POOL.set(Some(pool));
-    let limit = u32::MAX >> RECORDING_SHIFT;
-    let recording = (RECORDINGS.fetch_add(1, Ordering::Relaxed) % (limit - 1)) + 1;
-    let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
-    let flags = bit(wanted.inner, INNER) | bit(wanted.ticks, TICKS);
-    FLAGS.store((recording << RECORDING_SHIFT) | flags, Ordering::Release);
+    let bit = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+    RECORDING.switch_on(bit(wanted.inner, INNER) | bit(wanted.ticks, TICKS), pool);
 }
 
 /// Calls that begin from now on are not written; those that are open are, if they end in time.
 pub(crate) fn finish() {
-    if FLAGS.load(Ordering::Relaxed) != 0 {
-        FLAGS.fetch_or(ENDING, Ordering::Release);
-    }
+    RECORDING.add(ENDING);
 }
 
 /// No call is written from now on. Before the pool's collector goes.
 pub(crate) fn switch_off() {
-    FLAGS.store(0, Ordering::Release);
-    POOL.set(None);
+    RECORDING.switch_off();
+    RECORDING.forget_pool();
 }
 
 /// Calls that were not followed, since they were asked for last.
@@ -112,8 +101,8 @@ pub(crate) extern "C" fn on_call(
     function: u32,
     info: *const c_void,
 ) {
-    let flags = FLAGS.load(Ordering::Relaxed);
-    if flags == 0 || info.is_null() || ![domain::RUNTIME, domain::DRIVER].contains(&domain) {
+    let flags = RECORDING.flags();
+    if flags.is_off() || info.is_null() || ![domain::RUNTIME, domain::DRIVER].contains(&domain) {
         return;
     }
     // SAFETY: for the two domains of calls CUPTI passes a `CUpti_CallbackData`, which has SIZE
@@ -125,7 +114,7 @@ pub(crate) extern "C" fn on_call(
         function,
         domain,
         correlation: info.u32(callback::CORRELATION),
-        recording: flags >> RECORDING_SHIFT,
+        recording: flags.number(),
     };
     match info.u32(callback::SITE) {
         site::ENTER => begin(call, flags),
@@ -134,8 +123,8 @@ pub(crate) extern "C" fn on_call(
     }
 }
 
-fn begin(call: Open, flags: u32) {
-    if flags & ENDING != 0 {
+fn begin(call: Open, flags: RecordingFlags) {
+    if flags.has(ENDING) {
         return;
     }
     THREAD.with(|thread| {
@@ -143,19 +132,19 @@ fn begin(call: Open, flags: u32) {
             return;
         }
         // The clock is read last: the rest is no part of the call.
-        if !thread.push(Open { start: now(flags & TICKS != 0), ..call }) {
+        if !thread.push(Open { start: now(flags.has(TICKS)), ..call }) {
             MISSED.fetch_add(1, Ordering::Relaxed);
         }
     });
 }
 
-fn end(call: Open, flags: u32, result: u64) {
+fn end(call: Open, flags: RecordingFlags, result: u64) {
     if THREAD.with(|thread| thread.is_left_out(&call, flags)) {
         return;
     }
-    let end = now(flags & TICKS != 0);
+    let end = now(flags.has(TICKS));
     let Some(open) = THREAD.with(|thread| thread.pop(&call)) else { return };
-    let Some(pool) = POOL.get() else { return };
+    let Some(pool) = RECORDING.pool() else { return };
     let result = std::ptr::with_exposed_provenance::<u32>(result as usize);
     let result = if result.is_null() {
         0
@@ -215,8 +204,8 @@ thread_local! {
 impl Thread {
     /// Whether it is a driver call inside of a runtime call, and these are not wanted. CUPTI gives
     /// both the same number.
-    fn is_left_out(&self, call: &Open, flags: u32) -> bool {
-        flags & INNER == 0
+    fn is_left_out(&self, call: &Open, flags: RecordingFlags) -> bool {
+        !flags.has(INNER)
             && call.domain == domain::DRIVER
             && self.innermost(call.recording).is_some_and(|outer| {
                 outer.domain == domain::RUNTIME && outer.correlation == call.correlation

@@ -3,27 +3,23 @@
 #![expect(unsafe_code, reason = "reads what CUPTI wrote into buffers and points to")]
 
 use std::ffi::{CStr, c_char};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use profiler_core::backend::{DriverState, Preset, SessionSummary};
-use profiler_core::chunk::{ChunkCollector, chunks_with_spare};
 use profiler_core::clock::{ClockDomain, ClockSource};
 use profiler_core::error::BackendError;
-use profiler_core::record::{ApiCall, LossCause, Row as _};
+use profiler_core::record::LossCause;
 use profiler_core::sink::{Emit, Loss, RecordSink, StreamId, StreamInfo};
 use profiler_core::thread::spawn_blocked;
 
-use zerocopy::FromBytes as _;
-
 use super::buffers::{self, Completed, buffer_completed, buffer_requested, pool};
-use super::calls::{self, CallEntry, on_call};
-use super::layout::{
-    DRIVER_LAUNCHES, LAST_RUNTIME_FUNCTION, NOISY_RUNTIME_FUNCTIONS, Raw, attribute, domain, kind,
-};
+use super::calls::{self, on_call};
+use super::layout::{Raw, attribute, kind};
 use super::library::{Cupti, Subscriber};
+use super::told_calls::{self, Recorded, ToldCalls};
 use crate::decode::{Calls, Decoder, Made, Names};
 use crate::place::Lease;
 
@@ -33,8 +29,6 @@ const DECLINE_VERSION: u32 = 28;
 const DECODER_NAP: Duration = Duration::from_millis(calls::NAP_MS);
 /// Rows that wait in the decoder before they are emitted.
 const EMIT_ROWS: usize = 4096;
-/// `CUPTI_ERROR_INVALID_PARAMETER`.
-const INVALID_PARAMETER: i64 = 1;
 /// `CUPTI_ACTIVITY_THREAD_ID_TYPE_SYSTEM`.
 const SYSTEM_THREAD_IDS: u32 = 1;
 /// The smallest record of what happened; what discarded bytes are divided by.
@@ -68,8 +62,8 @@ pub(crate) struct Capture {
     decoder: Option<JoinHandle<Decoded>>,
     shared: Arc<Shared>,
     stream: StreamId,
-    /// Calls are stamped by ticks of the processor's counter.
-    ticks: bool,
+    /// When kernels were recorded, for the calls' sake.
+    recorded: Option<Arc<Recorded>>,
 }
 
 /// What the decoder's thread leaves.
@@ -86,8 +80,6 @@ struct Decoded {
 struct Shared {
     /// The decoder ends when the queue is empty.
     ending: AtomicBool,
-    /// When kernels began to be recorded and ceased to be, in the clock of calls; 0 = not yet.
-    recorded: [AtomicU64; 2],
     /// One flush at a time: two deadlock inside CUPTI.
     flushing: Mutex<()>,
 }
@@ -138,23 +130,26 @@ impl Target {
             Preset::Full => Calls::All,
             _ => Calls::Launches,
         };
-        let mut told = ToldCalls { chunks: None, stream, ticks: false, looked_at: 0 };
+        let mut told = None;
         if calls != Calls::None
             && let Some(subscriber) = &undo.subscriber
         {
-            told = self.enable_calls(cupti, subscriber, calls)?;
+            let inner = calls == Calls::All;
+            told = Some(ToldCalls::begin(cupti, subscriber, inner, self.sink.as_ref())?);
         }
-        let shared = Arc::new(Shared::default());
         // Behind the calls: what is recorded of the device has its call.
         self.enable_kinds(cupti, &mut undo.enabled)?;
-        let ticks = told.ticks;
-        shared.recorded[0].store(calls::now(ticks), Ordering::Release);
-        let decoder = Decoder::new(stream, calls, told.stream);
+        let recorded = told.as_ref().map(|told| Arc::clone(&told.recorded));
+        if let Some(recorded) = &recorded {
+            recorded.begins();
+        }
+        let shared = Arc::new(Shared::default());
+        let calls_stream = told.as_ref().map_or(stream, |told| told.stream);
         let decoder = spawn_decoder(
             Arc::clone(cupti),
             Arc::clone(&self.sink),
             Arc::clone(&shared),
-            decoder,
+            Decoder::new(stream, calls, calls_stream),
             told,
         )?;
         let (subscriber, enabled, thread_ids_before) = undo.keep();
@@ -167,7 +162,7 @@ impl Target {
             decoder: Some(decoder),
             shared,
             stream,
-            ticks,
+            recorded,
         })
     }
 
@@ -196,42 +191,6 @@ impl Target {
             enable(kind::SYNCHRONIZATION, false)?;
         }
         Ok(())
-    }
-
-    /// Makes CUPTI tell calls.
-    fn enable_calls(
-        &self,
-        cupti: &Cupti,
-        subscriber: &Subscriber,
-        calls: Calls,
-    ) -> Result<ToldCalls, BackendError> {
-        let ticks = profiler_core::tsc::is_steady();
-        let clock = if ticks { ClockDomain::Tsc } else { ClockDomain::Monotonic };
-        let producer = "cuda.calls".to_owned();
-        let stream = self.sink.open_stream(StreamInfo { producer, thread: 0, clock });
-        let (pool, chunks) = chunks_with_spare(calls::POOL_BYTES, calls::SPARE_BYTES);
-        calls::switch_on(calls::Wanted { inner: calls == Calls::All, ticks }, pool);
-        let looked_at = calls::now(ticks);
-        let told = ToldCalls { chunks: Some(chunks), stream, ticks, looked_at };
-        if calls == Calls::All {
-            for domain in [domain::RUNTIME, domain::DRIVER] {
-                cupti.enable_domain(subscriber, domain, true)?;
-            }
-            return Ok(told);
-        }
-        // Only what is called back for costs the application time.
-        let runtime = (1..=LAST_RUNTIME_FUNCTION)
-            .filter(|function| !NOISY_RUNTIME_FUNCTIONS.contains(function))
-            .map(|function| (domain::RUNTIME, function));
-        let driver = DRIVER_LAUNCHES.iter().map(|function| (domain::DRIVER, *function));
-        for (domain, function) in runtime.chain(driver) {
-            match cupti.enable_callback(subscriber, domain, function) {
-                // A number that this library does not have.
-                Ok(()) | Err(BackendError::Vendor { code: INVALID_PARAMETER, .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(told)
     }
 
     /// The clock of the records: CUPTI's default on Linux is CLOCK_REALTIME, but another client
@@ -265,7 +224,7 @@ impl Undo<'_> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         let Some(subscriber) = self.subscriber.take() else { return };
-        disable_calls(self.cupti, &subscriber);
+        told_calls::disable(self.cupti, &subscriber);
         for kind in self.enabled.drain(..).rev() {
             drop(self.cupti.disable(kind));
         }
@@ -311,7 +270,9 @@ impl Capture {
                 first_error.get_or_insert(error);
             }
         };
-        self.shared.recorded[1].store(calls::now(self.ticks), Ordering::Release);
+        if let Some(recorded) = &self.recorded {
+            recorded.ends();
+        }
         for kind in self.enabled.drain(..).rev() {
             note(cupti.disable(kind));
         }
@@ -334,7 +295,7 @@ impl Capture {
             cupti.flush_all(true)
         });
         let dropped = cupti.dropped_records().unwrap_or(0);
-        disable_calls(&cupti, &self.subscriber);
+        told_calls::disable(&cupti, &self.subscriber);
         note(cupti.unsubscribe(&self.subscriber));
         if let Some(before) = self.thread_ids_before {
             note(cupti.set_thread_id_type(before));
@@ -385,85 +346,12 @@ impl Capture {
     }
 }
 
-/// Makes CUPTI call back no more. The subscription's end does the same, whatever fails here.
-fn disable_calls(cupti: &Cupti, subscriber: &Subscriber) {
-    for domain in [domain::RUNTIME, domain::DRIVER] {
-        drop(cupti.enable_domain(subscriber, domain, false));
-    }
-}
-
-/// The calls that callbacks tell.
-struct ToldCalls {
-    /// None where no calls are recorded.
-    chunks: Option<ChunkCollector>,
-    /// Where their rows go.
-    stream: StreamId,
-    /// They are stamped by ticks of the processor's counter.
-    ticks: bool,
-    /// When they were taken last, in their clock.
-    looked_at: u64,
-}
-
-impl ToldCalls {
-    /// Gives the decoder what callbacks left; how many calls that were.
-    fn drain(
-        &mut self,
-        decoder: &mut Decoder,
-        cupti: &Cupti,
-        sink: &dyn RecordSink,
-        shared: &Shared,
-        closed: &mut bool,
-    ) -> u64 {
-        let Some(chunks) = &mut self.chunks else { return 0 };
-        let now = calls::now(self.ticks);
-        let [begin, end] = &shared.recorded;
-        let names = LiveNames { cupti };
-        let mut calls = 0;
-        chunks.drain(|entry| {
-            let Ok(call) = CallEntry::read_from_bytes(entry.payload) else { return };
-            calls += 1;
-            if !*closed {
-                // Asked for each: the end may be told while these are read.
-                let (begin, end) = (begin.load(Ordering::Acquire), end.load(Ordering::Acquire));
-                let is_recorded = call.start >= begin && (end == 0 || call.start < end);
-                decoder.call(&call, Made { thread: entry.thread, is_recorded }, &names);
-            }
-            if decoder.waiting() >= EMIT_ROWS {
-                *closed |= decoder.emit(sink) == Emit::Closed;
-            }
-        });
-        let dropped = chunks.take_dropped().iter().map(|(_, count)| count).sum::<u64>();
-        let lost = dropped + calls::take_missed();
-        if lost > 0 {
-            sink.loss(Loss {
-                stream: Some(self.stream),
-                kind: Some(ApiCall::KIND),
-                count: lost,
-                from: self.looked_at,
-                to: now,
-                cause: LossCause::ChunksExhausted,
-            });
-        }
-        self.looked_at = now;
-        calls
-    }
-}
-
-impl Drop for ToldCalls {
-    /// Whatever ends the decoder: callbacks never find the place of a pool that another has taken.
-    fn drop(&mut self) {
-        if self.chunks.is_some() {
-            calls::switch_off();
-        }
-    }
-}
-
 fn spawn_decoder(
     cupti: Arc<Cupti>,
     sink: Arc<dyn RecordSink>,
     shared: Arc<Shared>,
     decoder: Decoder,
-    told: ToldCalls,
+    told: Option<ToldCalls>,
 ) -> Result<JoinHandle<Decoded>, BackendError> {
     let body = move || decode_until_end(&cupti, sink.as_ref(), &shared, decoder, told);
     spawn_blocked("omniprof-cuda", body)
@@ -475,7 +363,7 @@ fn decode_until_end(
     sink: &dyn RecordSink,
     shared: &Shared,
     mut decoder: Decoder,
-    mut told: ToldCalls,
+    mut told: Option<ToldCalls>,
 ) -> Decoded {
     let mut closed = false;
     let mut calls = 0;
@@ -485,12 +373,20 @@ fn decode_until_end(
         // missed.
         let ending = shared.ending.load(Ordering::Acquire);
         pool().replenish();
-        calls += told.drain(&mut decoder, cupti, sink, shared, &mut closed);
+        if let Some(told) = &mut told {
+            calls += told.drain(sink, |call, thread, is_recorded| {
+                if !closed {
+                    decoder.call(call, Made { thread, is_recorded }, &LiveNames { cupti });
+                }
+                if decoder.waiting() >= EMIT_ROWS {
+                    closed |= decoder.emit(sink) == Emit::Closed;
+                }
+            });
+            chunk_bytes = chunk_bytes.max(told.bytes());
+        }
         if closed {
             calls::switch_off();
         }
-        let bytes = told.chunks.as_ref().map_or(0, ChunkCollector::bytes);
-        chunk_bytes = chunk_bytes.max(bytes as u64);
         match pool().completed() {
             Some(buffer) => {
                 read_buffer(cupti, sink, &mut decoder, &buffer, &mut closed);

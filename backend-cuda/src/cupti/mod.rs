@@ -8,3 +8,4 @@ pub(crate) mod capture;
 pub(crate) mod layout;
 pub(crate) mod library;
 pub(crate) mod locate;
+pub(crate) mod told_calls;

@@ -45,8 +45,6 @@ pub extern "C" fn fake_launches_at_end(launches: bool) {
     fake().launches_at_end = launches;
 }
 
-pub(crate) const CONCURRENT_KERNEL: u32 = kind::CONCURRENT_KERNEL;
-
 pub(crate) fn launch_once() {
     launch(c"late".as_ptr(), 7, 1, Some(cbid::CUDA_LAUNCH_KERNEL));
 }
@@ -188,15 +186,15 @@ const ENTER: u32 = 0;
 const EXIT: u32 = 1;
 
 /// `CUpti_ActivityKind`.
-mod kind {
-    pub(super) const MEMCPY: u32 = 1;
-    pub(super) const MEMSET: u32 = 2;
-    pub(super) const DRIVER: u32 = 4;
-    pub(super) const RUNTIME: u32 = 5;
-    pub(super) const CONCURRENT_KERNEL: u32 = 10;
-    pub(super) const OVERHEAD: u32 = 17;
-    pub(super) const MEMCPY_PEER: u32 = 22;
-    pub(super) const SYNCHRONIZATION: u32 = 38;
+pub(crate) mod kind {
+    pub(crate) const MEMCPY: u32 = 1;
+    pub(crate) const MEMSET: u32 = 2;
+    pub(crate) const DRIVER: u32 = 4;
+    pub(crate) const RUNTIME: u32 = 5;
+    pub(crate) const CONCURRENT_KERNEL: u32 = 10;
+    pub(crate) const OVERHEAD: u32 = 17;
+    pub(crate) const MEMCPY_PEER: u32 = 22;
+    pub(crate) const SYNCHRONIZATION: u32 = 38;
 }
 
 impl Fake {

@@ -219,7 +219,10 @@ pub extern "C" fn cuptiActivityDisable(kind: u32) -> c_int {
         if code == SUCCESS {
             fake.enabled.remove(&kind);
         }
-        (code, fake.launches_at_end && !fake.enabled.contains(&application::CONCURRENT_KERNEL))
+        (
+            code,
+            fake.launches_at_end && !fake.enabled.contains(&application::kind::CONCURRENT_KERNEL),
+        )
     };
     if launches {
         application::launch_once();
