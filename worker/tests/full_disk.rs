@@ -23,6 +23,8 @@ const MAY_NOT_MOUNT: i32 = 77;
 #[test]
 fn a_full_disk_ends_that_worker_and_leaves_all_else_alive() {
     let folder = tempfile::tempdir().unwrap();
+    // The socket's path must be short, and the disk will be full.
+    let sockets = tempfile::tempdir().unwrap();
     let script = format!(
         "mount -t tmpfs -o size=8m,mode=700 none \"$1\" || exit {MAY_NOT_MOUNT}; \
          exec \"$0\" --exact the_capture_on_the_small_disk --nocapture"
@@ -33,8 +35,7 @@ fn a_full_disk_ends_that_worker_and_leaves_all_else_alive() {
         .arg(std::env::current_exe().unwrap())
         .arg(folder.path())
         .env(ROOT, folder.path())
-        // The socket's path must be short, and the disk will be full.
-        .env("OMNIPROF_SOCKET", tempfile::tempdir().unwrap().keep())
+        .env("OMNIPROF_SOCKET", sockets.path())
         .stdin(Stdio::null());
     let Ok(output) = command.output() else { return skipped("there is no `unshare`") };
     let said = String::from_utf8_lossy(&output.stderr);
@@ -85,6 +86,8 @@ fn the_capture_on_the_small_disk() {
     while reader.next_block().unwrap().is_some() {}
     assert!(reader.is_closed(), "the spool has its footer");
     assert!(reader.skipped().is_empty(), "{:?}", reader.skipped());
+    // What is still open keeps its room on the disk.
+    drop(reader);
     assert!(line.records["marker"] > 1000, "{:?}", line.records);
 
     // The process lives, and the next start says what is wrong or records again.
