@@ -20,7 +20,7 @@ await withPage(app, profile, async (page, origin, faults) => {
         const text = document.body.innerText;
         return text.includes(wanted) || text.includes('Something went wrong') ? text : false;
       },
-      { timeout: 60_000 },
+      {},
       wanted,
     )
     .then((handle) => handle.jsonValue());

@@ -17,7 +17,7 @@ async function takePicture(page) {
   const [hide, expand] = ['dev.perfetto.ToggleLeftSidebar', 'dev.perfetto.ExpandTracksByRegex'];
   await page.waitForFunction(
     (...wanted) => wanted.every((id) => globalThis.app.commands.commands.some((c) => c.id === id)),
-    { timeout: 60_000 },
+    {},
     hide,
     expand,
   );
@@ -29,9 +29,7 @@ async function takePicture(page) {
     hide,
     expand,
   );
-  await page.waitForFunction(() => !document.body.innerText.includes('Computing graph'), {
-    timeout: 60_000,
-  });
+  await page.waitForFunction(() => !document.body.innerText.includes('Computing graph'));
   // Tracks are drawn as their queries are answered; nothing tells when all are.
   await new Promise((resolve) => setTimeout(resolve, 5_000));
   await page.screenshot({ path: picture });
