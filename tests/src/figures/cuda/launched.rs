@@ -1,6 +1,7 @@
 //! A program that knows nothing of us under `omniprof run`, asked over HTTP as its user would.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ const HINT: &str = "/start_profile";
 pub(super) struct Launched {
     /// Talks to the command, whose standard streams `run` leaves alone.
     pub(super) command: Process,
+    root: PathBuf,
     url: String,
     activities: Vec<Activity>,
 }
@@ -29,7 +31,8 @@ impl Launched {
     /// PyTorch under `omniprof run`, with the device in use.
     pub(super) fn torch(context: &Context, activities: Vec<Activity>) -> anyhow::Result<Self> {
         let mut run = Command::new(context.omniprof()?);
-        run.args(["run", "--listen", "127.0.0.1:0", "--dir"]).arg(context.fresh_dir("run")?);
+        let root = context.fresh_dir("run")?;
+        run.args(["run", "--listen", "127.0.0.1:0", "--dir"]).arg(&root);
         if activities.contains(&Activity::Cpu) {
             // Operators are of a process that is joined as it starts.
             run.args(["--join", "preload"]);
@@ -58,7 +61,7 @@ impl Launched {
             let _said: std::io::Result<u64> = std::io::copy(&mut said, &mut std::io::stderr());
         })?;
         command.ask("torch use 1")?;
-        Ok(Self { command, url, activities })
+        Ok(Self { command, root, url, activities })
     }
 
     /// Starts a capture.
@@ -79,6 +82,13 @@ impl Launched {
         let manifest = serde_json::from_value(manifest)?;
         line(&manifest)?;
         Ok((call, complete, manifest))
+    }
+
+    /// The spool of the command, which is the manifest's one line.
+    pub(super) fn spool(&self, manifest: &Manifest) -> anyhow::Result<PathBuf> {
+        let files = &line(manifest)?.files;
+        let file = files.iter().find(|file| file.format == "spool").context("no spool")?;
+        Ok(self.root.join(&manifest.directory).join(&file.path))
     }
 
     fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
