@@ -27,8 +27,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The longest frame that either side takes, in bytes.
 pub const MAX_FRAME_BYTES: u32 = 4 << 20;
 
-/// How long an agent stays armed without a commit, in ms.
+/// How long an agent stays armed without a commit where its arm does not say, and without a
+/// controller, in ms.
 pub const COMMIT_DEADLINE_MS: u64 = 5_000;
+
+/// The longest that an arm may ask an agent to wait for its commit, in ms.
+pub const MAX_COMMIT_WITHIN_MS: u64 = 600_000;
 
 /// How long an agent records on after its controller went away, in ms, at most.
 pub const ORPHAN_LIMIT_MS: u64 = 60_000;
@@ -189,6 +193,14 @@ pub struct Arm {
     /// takes it over.
     #[serde(default)]
     pub called: Option<CalledWorker>,
+    /// How long the agent stays armed without a commit, in ms, at most [`MAX_COMMIT_WITHIN_MS`]: as
+    /// long as the slowest of the others may take to arm, and the questions between.
+    #[serde(default = "commit_deadline_ms")]
+    pub commit_within_ms: u64,
+}
+
+fn commit_deadline_ms() -> u64 {
+    COMMIT_DEADLINE_MS
 }
 
 /// What the pipeline calls a worker.

@@ -3,7 +3,7 @@
 use profiler_agent::Agent;
 use profiler_core::backend::SessionConfig;
 use profiler_core::control::{
-    AgentReply, AgentRequest, Arm, CaptureConfig, OnUnavailable, Outcome,
+    AgentReply, AgentRequest, Arm, COMMIT_DEADLINE_MS, CaptureConfig, OnUnavailable, Outcome,
 };
 use profiler_core::schedule::{Limits, Schedule};
 use profiler_tests::plugins::{compile_c_plugin, plugin_dir};
@@ -43,6 +43,7 @@ fn arm() -> Arm {
         schedule: Schedule::default(),
         limits: Limits::default(),
         called: None,
+        commit_within_ms: COMMIT_DEADLINE_MS,
     }
 }
 

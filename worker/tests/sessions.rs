@@ -193,6 +193,58 @@ fn where_one_worker_cannot_arm_all_are_rolled_back() {
     assert!(controller.status().session.is_none());
 }
 
+/// A worker that is ready and then not: its session is over when its commit comes.
+fn refusing(rank: u32) -> Behaviour {
+    let mut worker = Behaviour::new(0, "thinker", 0, rank);
+    worker.refuses_commit = Some(WorkerError::new("no_session", "no session of fence 1 is here"));
+    worker
+}
+
+#[test]
+fn where_one_worker_refuses_to_begin_the_start_says_so_and_none_goes_on() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), refusing(1)]);
+    let error = controller.start(&StartRequest::default()).unwrap_err();
+    assert_eq!((error.status(), error.code()), (502, "not_armed"));
+    let text = error.to_string();
+    assert!(text.contains("rank 1") && text.contains("no session of fence 1"), "{text}");
+    assert!(!text.contains("rank 0"), "{text}");
+    for wanted in ["arm", "commit", "disarm"] {
+        let asked = workers[0].next_asked();
+        let found = match asked {
+            Asked::Arm(_) => "arm",
+            Asked::Commit(_) => "commit",
+            Asked::Disarm => "disarm",
+            _ => "another",
+        };
+        assert_eq!(found, wanted);
+    }
+    assert!(controller.sessions().unwrap().is_empty(), "nothing is left behind");
+    let status = controller.status();
+    assert!(status.session.is_none() && status.last.is_none());
+
+    let body = body(r#"{"allow_partial":true}"#);
+    let answer = controller.start(&body).unwrap();
+    assert_eq!(answer.workers[1].error.as_ref().unwrap().code, "no_session");
+    assert!(answer.workers[1].accepted);
+    let manifest = controller.stop_profile().unwrap();
+    assert!(manifest.is_good(), "the start accepted it beforehand");
+    assert_eq!(manifest.workers[1].state, LineState::Degraded);
+}
+
+#[test]
+fn whoever_is_ready_waits_for_as_long_as_the_others_may_take() {
+    let bench = Bench::new();
+    let controller = bench.patient();
+    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
+    controller.start(&StartRequest::default()).unwrap();
+    let arm = next_arm(&workers[0]);
+    let others = support::DEADLINE.as_millis() as u64;
+    assert!(arm.commit_within_ms > others, "{} ms", arm.commit_within_ms);
+    controller.stop_profile().unwrap();
+}
+
 #[test]
 fn a_partial_start_goes_on_without_those_that_cannot() {
     let bench = Bench::new();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use profiler_core::backend::{BackendId, BackendRole, SessionConfig};
-use profiler_core::control::{Arm, Armed, OnUnavailable, WorkerError};
+use profiler_core::control::{Arm, Armed, MAX_COMMIT_WITHIN_MS, OnUnavailable, WorkerError};
 use profiler_core::descriptor::raise;
 use profiler_core::error::{BackendError, chain};
 use profiler_core::probe::ProbeReport;
@@ -102,6 +102,7 @@ pub(crate) fn arm(
         named,
         raw_files,
         max_bytes: arm.limits.max_bytes,
+        commit_within_ms: arm.commit_within_ms.min(MAX_COMMIT_WITHIN_MS),
         notes,
         logged,
     };

@@ -86,6 +86,8 @@ pub(crate) struct Terms {
     pub(crate) raw_files: Arc<RawFiles>,
     /// The most bytes of the spool and of such files.
     pub(crate) max_bytes: u64,
+    /// How long it waits for its commit.
+    pub(crate) commit_within_ms: u64,
     /// What a person should know.
     pub(crate) notes: Vec<String>,
     /// What the backends log.
@@ -339,8 +341,10 @@ impl Session {
     /// What ends a session beside its schedule, and when it did.
     fn outside_cause(&self, running: &Running, now: Instant) -> Option<(String, Instant)> {
         if running.machine.state() == WorkerState::Armed {
-            let deadline = running.armed_at + COMMIT_DEADLINE_MS * NS_PER_MS;
-            if now.monotonic_ns >= deadline {
+            let deadline = running.armed_at + self.terms.commit_within_ms * NS_PER_MS;
+            // A controller that is gone commits nothing.
+            let alone = running.orphaned_at.map(|at| at + COMMIT_DEADLINE_MS * NS_PER_MS);
+            if now.monotonic_ns >= alone.map_or(deadline, |alone| alone.min(deadline)) {
                 return Some(("commit_deadline".to_owned(), now));
             }
         }

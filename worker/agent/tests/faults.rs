@@ -20,7 +20,8 @@ use profiler_agent::{Agent, AgentError};
 use profiler_core::backend::BackendId;
 use profiler_core::clock::{ClockSource, Instant, ManualClock, SystemClock};
 use profiler_core::control::{
-    AgentReply, AgentRequest, Arm, FromAgent, OnUnavailable, Outcome, ToAgent, WorkerState,
+    AgentReply, AgentRequest, Arm, FromAgent, MAX_COMMIT_WITHIN_MS, OnUnavailable, Outcome,
+    ToAgent, WorkerState,
 };
 use profiler_core::record::{ClockTuple, Window, WindowEdge};
 use profiler_core::schedule::{Limits, Schedule, StepSource};
@@ -301,6 +302,29 @@ fn an_arm_without_a_commit_disarms_itself() {
     assert!(result.windows.is_empty() && result.spool_closed);
     assert!(controller.commit(1).is_err());
     assert_idle(&mut controller);
+}
+
+#[test]
+fn an_arm_that_says_how_long_the_others_may_take_is_waited_for() {
+    let _turn = turn();
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let (_agent, mut controller, _) =
+        connect(builder().clock(Arc::clone(&clock) as Arc<dyn ClockSource>));
+    let spool = spool_file();
+    let patient = Arm { commit_within_ms: 17_000, ..arm(1) };
+    controller.arm(patient, Some(&spool.file)).unwrap();
+    clock.advance(16_900_000_000);
+    controller.commit(1).unwrap();
+    controller.stop(1).unwrap();
+    let (result, _) = controller.finished();
+    assert_eq!(result.stopped_by, "request");
+
+    let spool = spool_file();
+    let endless = Arm { commit_within_ms: u64::MAX, ..arm(2) };
+    controller.arm(endless, Some(&spool.file)).unwrap();
+    clock.advance(MAX_COMMIT_WITHIN_MS * 1_000_000);
+    let (result, _) = controller.finished();
+    assert_eq!(result.stopped_by, "commit_deadline");
 }
 
 #[test]

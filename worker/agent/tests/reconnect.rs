@@ -9,10 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{FakeController, PATIENCE, arm, builder, eventually, kinds, spool_file, turn};
+use common::{
+    FakeController, PATIENCE, SpoolFile, arm, builder, eventually, kinds, spool_file, turn,
+};
 use profiler_agent::link::Connection;
 use profiler_core::clock::{ClockSource, ManualClock, SystemClock};
-use profiler_core::control::{AgentRequest, Commit, Hello, ORPHAN_LIMIT_MS, Stop, WorkerState};
+use profiler_core::control::{
+    AgentRequest, Arm, COMMIT_DEADLINE_MS, Commit, Hello, MAX_COMMIT_WITHIN_MS, ORPHAN_LIMIT_MS,
+    Stop, WorkerState,
+};
 
 fn socket_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -73,6 +78,47 @@ fn the_next_controller_adopts_a_session() {
     assert_eq!(result.error, None);
 }
 
+/// How far the clock goes until the spool has its end.
+fn ms_until_its_end(clock: &ManualClock, spool: &SpoolFile) -> u64 {
+    let is_footed = || {
+        let reader = profiler_core::spool::SpoolReader::open(&spool.path);
+        reader.is_ok_and(|mut reader| {
+            while let Ok(Some(_)) = reader.next_block() {}
+            reader.is_closed()
+        })
+    };
+    // The clock moves in small steps, for when the link's end is seen is not known.
+    let mut passed_ms = 0;
+    assert!(eventually(|| {
+        clock.advance(500_000_000);
+        passed_ms += 500;
+        is_footed()
+    }));
+    passed_ms
+}
+
+#[test]
+fn one_that_is_ready_does_not_wait_for_a_controller_that_is_gone() {
+    let _turn = turn();
+    let folder = socket_folder();
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let agent = builder()
+        .socket_dir(folder.path())
+        .clock(Arc::clone(&clock) as Arc<dyn ClockSource>)
+        .connect()
+        .unwrap();
+    let listener = listen(folder.path());
+    let (mut controller, _) = accept(&listener);
+    let spool = spool_file();
+    let patient = Arm { commit_within_ms: MAX_COMMIT_WITHIN_MS, ..arm(1) };
+    controller.arm(patient, Some(&spool.file)).unwrap();
+    drop(listener);
+    drop(controller);
+    let passed_ms = ms_until_its_end(&clock, &spool);
+    assert!((COMMIT_DEADLINE_MS..MAX_COMMIT_WITHIN_MS).contains(&passed_ms), "{passed_ms} ms");
+    drop(agent);
+}
+
 #[test]
 fn an_orphan_records_to_its_limit_and_its_result_is_told_later() {
     let _turn = turn();
@@ -91,20 +137,7 @@ fn an_orphan_records_to_its_limit_and_its_result_is_told_later() {
     // The controller is killed: nobody listens any more.
     drop(listener);
     drop(controller);
-    let is_footed = || {
-        let reader = profiler_core::spool::SpoolReader::open(&spool.path);
-        reader.is_ok_and(|mut reader| {
-            while let Ok(Some(_)) = reader.next_block() {}
-            reader.is_closed()
-        })
-    };
-    // The clock moves in small steps, for when the link's end is seen is not known.
-    let mut passed_ms = 0;
-    assert!(eventually(|| {
-        clock.advance(500_000_000);
-        passed_ms += 500;
-        is_footed()
-    }));
+    let passed_ms = ms_until_its_end(&clock, &spool);
     assert!(passed_ms >= ORPHAN_LIMIT_MS, "ended after {passed_ms} ms");
 
     let listener = listen(folder.path());

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use profiler_core::clock::{ClockSource, SystemClock};
+use profiler_core::control::COMMIT_DEADLINE_MS;
 use profiler_core::socket_path::{SocketEnvironment, SocketPath, SocketPathError};
 use profiler_core::trace_path::{TraceRoot, TraceRootError};
 
@@ -50,6 +51,15 @@ pub struct ControllerOptions {
     pub host_counters: bool,
     /// Where time comes from.
     pub clock: Arc<dyn ClockSource>,
+}
+
+impl ControllerOptions {
+    /// How long a worker that is ready waits for its commit: as long as the others may take to arm
+    /// and those that failed to be told so, and the commit's own way.
+    pub(super) fn commit_within_ms(&self) -> u64 {
+        let others = self.arm_deadline + self.answer_deadline * 2;
+        u64::try_from(others.as_millis()).unwrap_or(u64::MAX).saturating_add(COMMIT_DEADLINE_MS)
+    }
 }
 
 impl std::fmt::Debug for ControllerOptions {

@@ -68,7 +68,7 @@ pub enum StartError {
         #[source]
         source: serde_json::Error,
     },
-    /// Workers could not be armed, and the others were told to forget it.
+    /// Workers could not be armed or refused to begin, and the others were told to forget it.
     #[error("nothing records: {}", workers.iter().map(|(who, error)| format!("{who}: {error}")).collect::<Vec<_>>().join("; "))]
     NotArmed {
         /// Who, and why.

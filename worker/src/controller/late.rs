@@ -10,7 +10,7 @@ use profiler_core::trace_path::SessionDir;
 
 use super::ask::{Ask, no_answer};
 use super::choose::Chosen;
-use super::start::{arm, make_spool};
+use super::start::make_spool;
 use super::state::Inner;
 use crate::manifest::{LeftOut, SessionState};
 use crate::session::{SessionRecord, WorkerRecord, WorkerRun};
@@ -42,7 +42,7 @@ impl Inner {
         };
         entry.late = true;
         entry.may_record_less = true;
-        let ask = arm(&dir, &record, &worker, file, &entry);
+        let ask = self.arm(&dir, &record, &worker, file, &entry);
         let record = {
             let mut state = self.lock();
             let session = state.sessions.get_mut(&record.session).filter(|session| {

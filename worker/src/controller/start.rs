@@ -19,7 +19,9 @@ use super::choose::{Chosen, name_of};
 use super::error::StartError;
 use super::state::Inner;
 use crate::manifest::{ErrorLine, InstantLine, LeftOut, LimitsLine};
-use crate::session::{LINK_FAILED, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
+use crate::session::{
+    LINK_FAILED, NO_ANSWER, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread,
+};
 use crate::start_request::StartRequest;
 
 /// How often an id is drawn anew where it is taken.
@@ -248,7 +250,7 @@ impl Inner {
     ) -> Result<StartAnswer, StartError> {
         let id = record.session.clone();
         let fence = record.fence;
-        let asks = arms(dir, &record, chosen, files);
+        let asks = self.arms(dir, &record, chosen, files);
         {
             let mut state = self.lock();
             let session = Session::new(record, dir.path().to_owned());
@@ -265,16 +267,15 @@ impl Inner {
         let missing = || failed.iter().filter(|(who, _)| is_worker(who));
         // Processes end: one that nobody expects to stay is not missed.
         let gone = missing().filter(|(worker, error)| is_gone(chosen, worker, error)).count();
-        let allowed = match missing().count() {
+        let missing = missing().count();
+        let allowed = match missing {
             missing if gone == missing => missing == 0 || gone < asked,
             missing => self.allows(&id, missing, asked),
         };
         self.disarm(fence, if allowed { &failed } else { &[] }, (!allowed).then_some(chosen));
         if !allowed {
             self.forget(&id);
-            let workers = failed.into_iter().filter(|(who, _)| is_worker(who));
-            let workers = workers.map(|(who, error)| (name_of(&who), error)).collect();
-            return Err(StartError::NotArmed { workers });
+            return Err(not_armed(failed.into_iter().filter(|(who, _)| is_worker(who))));
         }
         self.accept_failures(&id, failed);
         // An instant that every worker reads while it is still to come, on an idle machine.
@@ -282,9 +283,18 @@ impl Inner {
         let lead = u64::try_from(self.options.commit_lead.as_nanos()).unwrap_or(0);
         t0.monotonic_ns += lead;
         t0.realtime_ns += lead;
+        let before = self.lock().last.clone();
         let commits = self.begin(&id, fence, t0);
         let answers = self.ask_all(commits, self.options.answer_deadline);
-        self.take_committed(&id, answers);
+        let refused = self.take_committed(&id, answers);
+        let missed = refused.iter().filter(|(who, _)| is_worker(who)).count();
+        if missed > 0 && !self.allows(&id, missing + missed, asked) {
+            self.disarm(fence, &[], Some(chosen));
+            self.lock().last = before;
+            self.forget(&id);
+            return Err(not_armed(refused.into_iter().filter(|(who, _)| is_worker(who))));
+        }
+        self.accept_failures(&id, refused);
         self.keep_newest_record(dir, &id);
         self.run_exports(&id);
         self.tell();
@@ -297,6 +307,47 @@ impl Inner {
         let left = t0.monotonic_ns.saturating_sub(self.clock.monotonic_ns());
         std::thread::sleep(std::time::Duration::from_nanos(left.min(lead)));
         Ok(self.answer(&id))
+    }
+
+    fn arms(
+        &self,
+        dir: &SessionDir,
+        record: &SessionRecord,
+        chosen: &[Chosen],
+        files: Vec<File>,
+    ) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        for ((worker, file), entry) in chosen.iter().zip(files).zip(&record.workers) {
+            asks.push(self.arm(dir, record, worker, file, entry));
+        }
+        asks
+    }
+
+    /// The question that arms one worker.
+    pub(super) fn arm(
+        &self,
+        dir: &SessionDir,
+        record: &SessionRecord,
+        worker: &Chosen,
+        file: File,
+        entry: &WorkerRecord,
+    ) -> Ask {
+        let path = dir.path().join(&entry.spool).display().to_string();
+        Ask {
+            worker: worker.identity.key.clone(),
+            request: AgentRequest::Arm(Box::new(Arm {
+                session: record.session.clone(),
+                prefix: record.prefix.clone(),
+                fence: record.fence,
+                spool_path: (!worker.carries_files).then_some(path),
+                capture: worker.plan.capture.clone(),
+                schedule: worker.plan.schedule.clone(),
+                limits: worker.plan.limits.clone(),
+                called: Some(CalledWorker::of(&worker.identity)),
+                commit_within_ms: self.options.commit_within_ms(),
+            })),
+            file: worker.carries_files.then_some(file),
+        }
     }
 
     /// Notes who is ready; gives back who is not, and why.
@@ -379,23 +430,31 @@ impl Inner {
         asks
     }
 
-    fn take_committed(&self, id: &str, mut answers: Answers) {
+    /// Notes who has begun; gives back who refused to. Who did not answer may have begun all the
+    /// same, and says so in the end.
+    fn take_committed(&self, id: &str, mut answers: Answers) -> Vec<(WorkerIdentity, WorkerError)> {
+        let mut refused = Vec::new();
         let mut state = self.lock();
-        let Some(session) = state.sessions.get_mut(id) else { return };
+        let Some(session) = state.sessions.get_mut(id) else { return refused };
         for run in &mut session.runs {
             if run.armed.is_none() {
                 continue;
             }
-            match answers.remove(run.key()) {
-                Some(Ok(AgentReply::Committed { at })) => run.committed = Some(at),
-                Some(Ok(_)) => {
-                    run.error =
-                        Some(WorkerError::new("protocol", "the answer to the commit is none"));
+            let error = match answers.remove(run.key()) {
+                Some(Ok(AgentReply::Committed { at })) => {
+                    run.committed = Some(at);
+                    continue;
                 }
-                Some(Err(error)) => run.error = Some(error),
-                None => run.error = Some(no_answer("commit", self.options.answer_deadline)),
+                Some(Ok(_)) => WorkerError::new("protocol", "the answer to the commit is none"),
+                Some(Err(error)) => error,
+                None => no_answer("commit", self.options.answer_deadline),
+            };
+            if ![NO_ANSWER, LINK_FAILED].contains(&error.code.as_str()) {
+                refused.push((run.record.worker.clone(), error.clone()));
             }
+            run.error = Some(error);
         }
+        refused
     }
 
     fn answer(&self, id: &str) -> StartAnswer {
@@ -493,41 +552,12 @@ pub(super) fn make_spool(
     Ok((file, record))
 }
 
+fn not_armed(workers: impl Iterator<Item = (WorkerIdentity, WorkerError)>) -> StartError {
+    StartError::NotArmed { workers: workers.map(|(who, error)| (name_of(&who), error)).collect() }
+}
+
 /// Whether a worker that could not be armed has left since it was chosen, with its process.
 fn is_gone(chosen: &[Chosen], worker: &WorkerIdentity, error: &WorkerError) -> bool {
     let outside = chosen.iter().any(|one| one.outside && one.identity.key == worker.key);
     outside && matches!(error.code.as_str(), LINK_FAILED | "not_joined")
-}
-
-fn arms(dir: &SessionDir, record: &SessionRecord, chosen: &[Chosen], files: Vec<File>) -> Vec<Ask> {
-    let mut asks = Vec::new();
-    for ((worker, file), entry) in chosen.iter().zip(files).zip(&record.workers) {
-        asks.push(arm(dir, record, worker, file, entry));
-    }
-    asks
-}
-
-/// The question that arms one worker.
-pub(super) fn arm(
-    dir: &SessionDir,
-    record: &SessionRecord,
-    worker: &Chosen,
-    file: File,
-    entry: &WorkerRecord,
-) -> Ask {
-    let path = dir.path().join(&entry.spool).display().to_string();
-    Ask {
-        worker: worker.identity.key.clone(),
-        request: AgentRequest::Arm(Box::new(Arm {
-            session: record.session.clone(),
-            prefix: record.prefix.clone(),
-            fence: record.fence,
-            spool_path: (!worker.carries_files).then_some(path),
-            capture: worker.plan.capture.clone(),
-            schedule: worker.plan.schedule.clone(),
-            limits: worker.plan.limits.clone(),
-            called: Some(CalledWorker::of(&worker.identity)),
-        })),
-        file: worker.carries_files.then_some(file),
-    }
 }

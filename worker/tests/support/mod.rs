@@ -46,6 +46,8 @@ pub(crate) struct Behaviour {
     pub(crate) protocol: u32,
     pub(crate) session: Option<SessionStatus>,
     pub(crate) on_arm: OnArm,
+    /// What it answers a commit, if not that it has begun.
+    pub(crate) refuses_commit: Option<WorkerError>,
     pub(crate) on_stop: OnStop,
     pub(crate) rows: usize,
     /// Ends by itself so long after the commit.
@@ -98,6 +100,7 @@ impl Behaviour {
             protocol: PROTOCOL_VERSION,
             session: None,
             on_arm: OnArm::Ready,
+            refuses_commit: None,
             on_stop: OnStop::Finish,
             rows: 100,
             ends_by_itself: None,
@@ -264,6 +267,9 @@ impl Loop {
             }
             AgentRequest::Commit(commit) => {
                 let _told = self.asked.send(Asked::Commit(commit.t0.monotonic_ns));
+                if let Some(error) = self.behaviour.refuses_commit.clone() {
+                    return self.reply(id, Outcome::Failed(error));
+                }
                 let at = SystemClock::new().now();
                 if let Some(session) = &mut self.session {
                     session.begin = Some(commit.t0);

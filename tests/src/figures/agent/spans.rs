@@ -10,8 +10,8 @@ use profiler_agent::{Agent, LocalAgent, TracingLayer};
 use profiler_core::backend::SessionConfig;
 use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_core::control::{
-    AgentEvent, AgentReply, AgentRequest, Arm, CaptureConfig, Commit, OnUnavailable, Outcome, Stop,
-    WorkerResult,
+    AgentEvent, AgentReply, AgentRequest, Arm, COMMIT_DEADLINE_MS, CaptureConfig, Commit,
+    OnUnavailable, Outcome, Stop, WorkerResult,
 };
 use profiler_core::schedule::{Limits, Schedule};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -163,6 +163,7 @@ pub(super) fn arm(fence: u64, session: &str) -> Arm {
         schedule: Schedule::default(),
         limits: Limits { min_free_percent: 0, ..Limits::default() },
         called: None,
+        commit_within_ms: COMMIT_DEADLINE_MS,
     }
 }
 

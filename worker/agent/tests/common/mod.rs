@@ -16,8 +16,9 @@ use profiler_agent::{Agent, AgentBuilder};
 use profiler_core::backend::{BackendRole, ProfilerBackend, SessionConfig};
 use profiler_core::clock::{ClockSource as _, Instant, SystemClock};
 use profiler_core::control::{
-    AgentEvent, AgentReply, AgentRequest, Arm, Armed, CaptureConfig, Commit, FromAgent, Hello,
-    OnUnavailable, Outcome, Stop, ToAgent, WorkerError, WorkerResult, WorkerState,
+    AgentEvent, AgentReply, AgentRequest, Arm, Armed, COMMIT_DEADLINE_MS, CaptureConfig, Commit,
+    FromAgent, Hello, OnUnavailable, Outcome, Stop, ToAgent, WorkerError, WorkerResult,
+    WorkerState,
 };
 use profiler_core::null::NullBackend;
 use profiler_core::record::{RecordKind, Row};
@@ -183,6 +184,7 @@ pub fn arm(fence: u64) -> Arm {
         schedule: Schedule::default(),
         limits: Limits { min_free_percent: 0, ..Limits::default() },
         called: None,
+        commit_within_ms: COMMIT_DEADLINE_MS,
     }
 }
 

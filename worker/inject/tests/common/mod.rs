@@ -15,8 +15,8 @@ use profiler_agent::link::{Connection, LinkError};
 use profiler_core::backend::SessionConfig;
 use profiler_core::clock::{ClockSource as _, SystemClock};
 use profiler_core::control::{
-    AgentEvent, AgentReply, AgentRequest, Arm, Armed, CaptureConfig, Commit, FromAgent, Hello,
-    OnUnavailable, Outcome, Stop, ToAgent, WorkerError, WorkerResult,
+    AgentEvent, AgentReply, AgentRequest, Arm, Armed, COMMIT_DEADLINE_MS, CaptureConfig, Commit,
+    FromAgent, Hello, OnUnavailable, Outcome, Stop, ToAgent, WorkerError, WorkerResult,
 };
 use profiler_core::record::Row;
 use profiler_core::schedule::{Limits, Schedule};
@@ -254,6 +254,7 @@ pub fn arm(fence: u64) -> Arm {
         fence,
         spool_path: None,
         called: None,
+        commit_within_ms: COMMIT_DEADLINE_MS,
         capture: CaptureConfig {
             device: false,
             device_required: false,
