@@ -234,6 +234,19 @@ fn where_one_worker_refuses_to_begin_the_start_says_so_and_none_goes_on() {
 }
 
 #[test]
+fn a_process_that_ends_before_it_begins_is_not_missed_where_nobody_expects_it_to_stay() {
+    let bench = Bench::new();
+    let controller = bench.controller();
+    let passing = Behaviour { refuses_commit: refusing(1).refuses_commit, ..outside(1) };
+    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), passing]);
+    let answer = controller.start(&StartRequest::default()).unwrap();
+    assert_eq!(answer.workers[0].error, None);
+    assert_eq!(answer.workers[1].error.as_ref().unwrap().code, "no_session");
+    assert!(answer.workers[1].accepted);
+    assert!(controller.stop_profile().unwrap().is_good());
+}
+
+#[test]
 fn whoever_is_ready_waits_for_as_long_as_the_others_may_take() {
     let bench = Bench::new();
     let controller = bench.patient();

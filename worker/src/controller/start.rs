@@ -258,26 +258,14 @@ impl Inner {
             state.current = Some(id.clone());
         }
         let armed = self.ask_all(asks, self.options.arm_deadline);
-        let failed = self.take_armed(&id, chosen, armed);
-        // The host's counters are extra: no start fails for want of them.
-        let is_worker = |who: &WorkerIdentity| {
-            !chosen.iter().any(|chosen| chosen.plan.is_host && chosen.identity.key == who.key)
-        };
-        let asked = chosen.iter().filter(|worker| !worker.plan.is_host).count();
-        let missing = || failed.iter().filter(|(who, _)| is_worker(who));
-        // Processes end: one that nobody expects to stay is not missed.
-        let gone = missing().filter(|(worker, error)| is_gone(chosen, worker, error)).count();
-        let missing = missing().count();
-        let allowed = match missing {
-            missing if gone == missing => missing == 0 || gone < asked,
-            missing => self.allows(&id, missing, asked),
-        };
-        self.disarm(fence, if allowed { &failed } else { &[] }, (!allowed).then_some(chosen));
-        if !allowed {
+        let mut failed = self.take_armed(&id, chosen, armed);
+        if !self.does_without(&id, chosen, &failed) {
+            self.disarm(fence, &[], Some(chosen));
             self.forget(&id);
-            return Err(not_armed(failed.into_iter().filter(|(who, _)| is_worker(who))));
+            return Err(not_armed(chosen, failed));
         }
-        self.accept_failures(&id, failed);
+        self.disarm(fence, &failed, None);
+        self.accept_failures(&id, failed.clone());
         // An instant that every worker reads while it is still to come, on an idle machine.
         let mut t0 = self.clock.now();
         let lead = u64::try_from(self.options.commit_lead.as_nanos()).unwrap_or(0);
@@ -287,12 +275,12 @@ impl Inner {
         let commits = self.begin(&id, fence, t0);
         let answers = self.ask_all(commits, self.options.answer_deadline);
         let refused = self.take_committed(&id, answers);
-        let missed = refused.iter().filter(|(who, _)| is_worker(who)).count();
-        if missed > 0 && !self.allows(&id, missing + missed, asked) {
+        failed.extend(refused.iter().cloned());
+        if !self.does_without(&id, chosen, &failed) {
             self.disarm(fence, &[], Some(chosen));
             self.lock().last = before;
             self.forget(&id);
-            return Err(not_armed(refused.into_iter().filter(|(who, _)| is_worker(who))));
+            return Err(not_armed(chosen, refused));
         }
         self.accept_failures(&id, refused);
         self.keep_newest_record(dir, &id);
@@ -377,10 +365,23 @@ impl Inner {
     }
 
     /// Whether the start goes on without those that failed.
-    fn allows(&self, id: &str, failed: usize, asked: usize) -> bool {
+    fn does_without(
+        &self,
+        id: &str,
+        chosen: &[Chosen],
+        failed: &[(WorkerIdentity, WorkerError)],
+    ) -> bool {
+        let asked = chosen.iter().filter(|worker| !worker.plan.is_host).count();
+        let missing = || failed.iter().filter(|(who, _)| is_worker(chosen, who));
+        // Processes end: one that nobody expects to stay is not missed.
+        let gone = missing().filter(|(worker, error)| is_gone(chosen, worker, error)).count();
+        let missing = missing().count();
+        if gone == missing {
+            return missing == 0 || gone < asked;
+        }
         let state = self.lock();
         let partial = state.sessions.get(id).is_some_and(|session| session.record.allow_partial);
-        failed == 0 || (partial && failed < asked)
+        partial && missing < asked
     }
 
     /// The start said beforehand that it does without them.
@@ -449,6 +450,9 @@ impl Inner {
                 Some(Err(error)) => error,
                 None => no_answer("commit", self.options.answer_deadline),
             };
+            // One whose session is over says in its result why.
+            let own = run.result.as_ref().and_then(|result| result.error.clone());
+            let error = own.unwrap_or(error);
             if ![NO_ANSWER, LINK_FAILED].contains(&error.code.as_str()) {
                 refused.push((run.record.worker.clone(), error.clone()));
             }
@@ -552,12 +556,19 @@ pub(super) fn make_spool(
     Ok((file, record))
 }
 
-fn not_armed(workers: impl Iterator<Item = (WorkerIdentity, WorkerError)>) -> StartError {
+fn not_armed(chosen: &[Chosen], failed: Vec<(WorkerIdentity, WorkerError)>) -> StartError {
+    let workers = failed.into_iter().filter(|(who, _)| is_worker(chosen, who));
     StartError::NotArmed { workers: workers.map(|(who, error)| (name_of(&who), error)).collect() }
 }
 
-/// Whether a worker that could not be armed has left since it was chosen, with its process.
+/// Whether it is one of the workers. The host's counters are extra: no start fails for want of them.
+fn is_worker(chosen: &[Chosen], who: &WorkerIdentity) -> bool {
+    !chosen.iter().any(|chosen| chosen.plan.is_host && chosen.identity.key == who.key)
+}
+
+/// Whether a worker that did not begin has left since it was chosen, with its process. `no_session`: its
+/// session has ended with it.
 fn is_gone(chosen: &[Chosen], worker: &WorkerIdentity, error: &WorkerError) -> bool {
     let outside = chosen.iter().any(|one| one.outside && one.identity.key == worker.key);
-    outside && matches!(error.code.as_str(), LINK_FAILED | "not_joined")
+    outside && matches!(error.code.as_str(), LINK_FAILED | "not_joined" | "no_session")
 }
