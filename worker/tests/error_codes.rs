@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use profiler_core::record::LossCause;
+use profiler_core::schedule::StopCause;
 
 /// What stands before a code in the sources.
 const BEFORE: [&str; 4] =
@@ -46,6 +47,40 @@ fn every_cause_of_a_loss_is_explained() {
     assert!(causes.iter().any(|cause| cause == "outside_window"), "{causes:?}");
     causes.retain(|cause| !section.contains(&format!("`{cause}`")));
     assert!(causes.is_empty(), "docs/troubleshooting.md does not explain {causes:?}");
+}
+
+#[test]
+fn every_word_for_what_ended_a_session_is_explained() {
+    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(top.join("docs/troubleshooting.md")).unwrap();
+    let section = page.split("## What ended it").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let schedule =
+        [StopCause::Schedule, StopCause::MaxSteps, StopCause::Duration, StopCause::MaxSession];
+    let mut words: Vec<String> = schedule.iter().map(ToString::to_string).collect();
+    // What ends sessions beside their schedules, where it does.
+    for (file, before) in [
+        ("profiler-core/src/spool/progress.rs", "=> \""),
+        ("worker/agent/src/agent.rs", ".end(\""),
+        ("worker/agent/src/core.rs", "reason: \""),
+        ("worker/agent/src/session.rs", "Some((\""),
+        ("worker/src/commands/run/watch.rs", "Some(\""),
+        ("worker/src/commands/run/watch.rs", "end(outside, \""),
+        ("worker/src/controller/host.rs", "reason: \""),
+        ("worker/src/controller/join.rs", "reason: \""),
+        ("worker/src/controller/keeper.rs", "self.clock.now(), \""),
+        ("worker/src/controller/stop.rs", "self.clock.now(), \""),
+        ("worker/src/session/run.rs", "WORKER_DIED: &str = \""),
+    ] {
+        let text = std::fs::read_to_string(top.join(file)).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap();
+        let found: Vec<String> = text.split(before).skip(1).filter_map(word).collect();
+        assert!(!found.is_empty(), "{file} has no `{before}`");
+        words.extend(found);
+    }
+    // The spool's end as it should be, which ends no session.
+    words.retain(|word| word != "finished" && !section.contains(&format!("`{word}`")));
+    assert!(words.is_empty(), "docs/troubleshooting.md does not explain {words:?}");
 }
 
 fn read(folder: &Path, codes: &mut BTreeMap<String, PathBuf>) {
