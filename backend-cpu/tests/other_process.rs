@@ -176,7 +176,11 @@ fn readable_copy() -> Option<tempfile::TempDir> {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open.clone()).ok()?;
     let path = directory.path().join("test");
-    std::fs::copy(std::env::current_exe().ok()?, &path).ok()?;
+    // Written by another process: a descriptor of this one may be open in a child that another test
+    // has just forked, and a file that somebody may write cannot be run.
+    let copied =
+        std::process::Command::new("cp").arg(std::env::current_exe().ok()?).arg(&path).status();
+    assert!(copied.ok()?.success(), "the copy is made");
     std::fs::set_permissions(&path, open).ok()?;
     Some(directory)
 }

@@ -201,7 +201,10 @@ fn a_start_after_a_filter_of_the_programs_own_is_refused() {
 fn set_user_id(folder: &Path) -> Option<PathBuf> {
     const NOBODY: u32 = 65_534;
     let program = folder.join("cat");
-    std::fs::copy("/bin/cat", &program).unwrap();
+    // Written by another process: a descriptor of this one may be open in a child that another test
+    // has just forked, and a file that somebody may write cannot be run.
+    let copied = std::process::Command::new("cp").arg("/bin/cat").arg(&program).status().unwrap();
+    assert!(copied.success(), "the copy is made");
     // In this order: a change of the owner takes the mode away.
     std::os::unix::fs::chown(&program, Some(NOBODY), None).ok()?;
     std::fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
