@@ -566,9 +566,10 @@ fn is_worker(chosen: &[Chosen], who: &WorkerIdentity) -> bool {
     !chosen.iter().any(|chosen| chosen.plan.is_host && chosen.identity.key == who.key)
 }
 
-/// Whether a worker that did not begin has left since it was chosen, with its process. `no_session`: its
-/// session has ended with it.
+/// Whether a worker that did not begin has left since it was chosen, with its process.
+/// `no_session`, `session_over`: its session has ended with it, or is about to.
 fn is_gone(chosen: &[Chosen], worker: &WorkerIdentity, error: &WorkerError) -> bool {
     let outside = chosen.iter().any(|one| one.outside && one.identity.key == worker.key);
-    outside && matches!(error.code.as_str(), LINK_FAILED | "not_joined" | "no_session")
+    outside
+        && matches!(error.code.as_str(), LINK_FAILED | "not_joined" | "no_session" | "session_over")
 }
