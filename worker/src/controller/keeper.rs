@@ -146,18 +146,20 @@ impl Inner {
 
     /// Writes the final manifest of a session to which nothing happens any more.
     fn seal(&self, id: &str) {
-        let complete = {
+        let corrections = {
             let state = self.lock();
             let session = state.sessions.get(id);
-            session.is_some_and(|session| session.state() == SessionState::Complete)
+            session.filter(|s| s.state() == SessionState::Complete).map(|s| s.corrections)
         };
-        if !complete || self.write_manifest(id).is_none() {
+        let Some(corrections) = corrections else { return };
+        if self.write_manifest(id).is_none() {
             return;
         }
         {
             let mut state = self.lock();
+            // One that was corrected while its manifest was written is written again.
             if let Some(session) = state.sessions.get_mut(id) {
-                session.sealed = true;
+                session.sealed = session.corrections == corrections;
             }
             state.forget_old();
         }

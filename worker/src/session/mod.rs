@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) stop: Option<(Instant, String)>,
     /// Whether the final manifest is on the disk.
     pub(crate) sealed: bool,
+    /// How often what the final manifest says was corrected.
+    pub(crate) corrections: u64,
     /// Whether it was found on the disk at this controller's begin.
     pub(crate) adopted: bool,
 }
@@ -51,7 +53,16 @@ impl Session {
             let path = PathBuf::from(MERGED_FILE);
             Export::new(path, TraceFormat::PftraceGz, record.merge_arguments)
         });
-        Self { record, directory, runs, merge, stop: None, sealed: false, adopted: false }
+        Self {
+            record,
+            directory,
+            runs,
+            merge,
+            stop: None,
+            sealed: false,
+            corrections: 0,
+            adopted: false,
+        }
     }
 
     /// Its id.
@@ -123,6 +134,7 @@ impl Session {
         let Some(result) = self.run_mut(key).and_then(|run| run.result.as_mut()) else { return };
         result.driver = Some(DriverState::Detached);
         self.sealed = false;
+        self.corrections += 1;
     }
 
     /// Something is wrong with a worker, and nothing more is expected of it.
