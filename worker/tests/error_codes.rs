@@ -63,6 +63,8 @@ fn every_word_for_what_ended_a_session_is_explained() {
         ("profiler-core/src/spool/progress.rs", "=> \""),
         ("worker/agent/src/agent.rs", ".end(\""),
         ("worker/agent/src/core.rs", "reason: \""),
+        ("worker/agent/src/core.rs", "session.stop(self.clock.now(), \""),
+        ("worker/agent/src/core.rs", "PANICKED: &str = \""),
         ("worker/agent/src/session.rs", "Some((\""),
         ("worker/src/commands/run/watch.rs", "Some(\""),
         ("worker/src/commands/run/watch.rs", "end(outside, \""),

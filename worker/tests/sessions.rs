@@ -5,14 +5,14 @@ mod support;
 use std::time::Duration;
 
 use profiler_core::backend::BackendId;
-use profiler_core::control::{Arm, WorkerError};
+use profiler_core::control::WorkerError;
 use profiler_core::schedule::StepSource;
 use profiler_worker::controller::{ControllerOptions, StartError, StopError, StopRequest};
 use profiler_worker::manifest::{FileState, LineState, SessionState};
 use profiler_worker::retention::RetentionPolicy;
 use profiler_worker::start_request::StartRequest;
 
-use support::{Asked, Behaviour, Bench, FakeWorker, OnArm, OnStop, body, join, wait_for};
+use support::{Asked, Behaviour, Bench, OnArm, OnStop, body, join, wait_for};
 
 fn stop_now() -> StopRequest {
     StopRequest { wait_ms: 0, ..StopRequest::default() }
@@ -177,107 +177,6 @@ fn steps_of_a_worker_that_counts_none_are_refused() {
 }
 
 #[test]
-fn where_one_worker_cannot_arm_all_are_rolled_back() {
-    let bench = Bench::new();
-    let controller = bench.controller();
-    let mut broken = Behaviour::new(0, "thinker", 0, 1);
-    broken.on_arm = OnArm::Fail(WorkerError::new("no_driver", "libcuda.so.1 is not there"));
-    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), broken]);
-    let error = controller.start(&StartRequest::default()).unwrap_err();
-    assert_eq!((error.status(), error.code()), (502, "not_armed"));
-    let text = error.to_string();
-    assert!(text.contains("rank 1") && text.contains("libcuda.so.1 is not there"), "{text}");
-    assert!(matches!(workers[0].next_asked(), Asked::Arm(_)));
-    assert_eq!(workers[0].next_asked(), Asked::Disarm, "no commit comes");
-    assert!(controller.sessions().unwrap().is_empty(), "nothing is left behind");
-    assert!(controller.status().session.is_none());
-}
-
-/// A worker that is ready and then not: its session is over when its commit comes.
-fn refusing(rank: u32) -> Behaviour {
-    let mut worker = Behaviour::new(0, "thinker", 0, rank);
-    worker.refuses_commit = Some(WorkerError::new("no_session", "no session of fence 1 is here"));
-    worker
-}
-
-#[test]
-fn where_one_worker_refuses_to_begin_the_start_says_so_and_none_goes_on() {
-    let bench = Bench::new();
-    let controller = bench.controller();
-    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), refusing(1)]);
-    let error = controller.start(&StartRequest::default()).unwrap_err();
-    assert_eq!((error.status(), error.code()), (502, "not_armed"));
-    let text = error.to_string();
-    assert!(text.contains("rank 1") && text.contains("no session of fence 1"), "{text}");
-    assert!(!text.contains("rank 0"), "{text}");
-    for wanted in ["arm", "commit", "disarm"] {
-        let asked = workers[0].next_asked();
-        let found = match asked {
-            Asked::Arm(_) => "arm",
-            Asked::Commit(_) => "commit",
-            Asked::Disarm => "disarm",
-            _ => "another",
-        };
-        assert_eq!(found, wanted);
-    }
-    assert!(controller.sessions().unwrap().is_empty(), "nothing is left behind");
-    let status = controller.status();
-    assert!(status.session.is_none() && status.last.is_none());
-
-    let body = body(r#"{"allow_partial":true}"#);
-    let answer = controller.start(&body).unwrap();
-    assert_eq!(answer.workers[1].error.as_ref().unwrap().code, "no_session");
-    assert!(answer.workers[1].accepted);
-    let manifest = controller.stop_profile().unwrap();
-    assert!(manifest.is_good(), "the start accepted it beforehand");
-    assert_eq!(manifest.workers[1].state, LineState::Degraded);
-}
-
-#[test]
-fn a_process_that_ends_before_it_begins_is_not_missed_where_nobody_expects_it_to_stay() {
-    let bench = Bench::new();
-    let controller = bench.controller();
-    let passing = Behaviour { refuses_commit: refusing(1).refuses_commit, ..outside(1) };
-    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), passing]);
-    let answer = controller.start(&StartRequest::default()).unwrap();
-    assert_eq!(answer.workers[0].error, None);
-    assert_eq!(answer.workers[1].error.as_ref().unwrap().code, "no_session");
-    assert!(answer.workers[1].accepted);
-    assert!(controller.stop_profile().unwrap().is_good());
-}
-
-#[test]
-fn whoever_is_ready_waits_for_as_long_as_the_others_may_take() {
-    let bench = Bench::new();
-    let controller = bench.patient();
-    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0)]);
-    controller.start(&StartRequest::default()).unwrap();
-    let arm = next_arm(&workers[0]);
-    let others = support::DEADLINE.as_millis() as u64;
-    assert!(arm.commit_within_ms > others, "{} ms", arm.commit_within_ms);
-    controller.stop_profile().unwrap();
-}
-
-#[test]
-fn a_partial_start_goes_on_without_those_that_cannot() {
-    let bench = Bench::new();
-    let controller = bench.controller();
-    let mut broken = Behaviour::new(0, "thinker", 0, 1);
-    broken.on_arm = OnArm::Fail(WorkerError::new("no_driver", "libcuda.so.1 is not there"));
-    let mut silent = Behaviour::new(0, "thinker", 0, 2);
-    silent.on_arm = OnArm::Silent;
-    let _workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), broken, silent]);
-    let answer = controller.start(&body(r#"{"allow_partial":true}"#)).unwrap();
-    assert_eq!(answer.workers.iter().filter(|worker| worker.error.is_some()).count(), 2);
-    let manifest = controller.stop_profile().unwrap();
-    assert!(manifest.is_good(), "the start accepted it beforehand");
-    let states: Vec<_> = manifest.workers.iter().map(|line| line.state).collect();
-    assert_eq!(states, [LineState::Pending, LineState::Degraded, LineState::Degraded]);
-    assert_eq!(manifest.workers[1].error.as_ref().unwrap().code, "no_driver");
-    assert_eq!(manifest.workers[2].error.as_ref().unwrap().code, "no_answer");
-}
-
-#[test]
 fn a_rank_that_does_not_answer_is_one_line() {
     let bench = Bench::new();
     let controller = bench.controller();
@@ -413,28 +312,12 @@ fn old_sessions_go_by_themselves_and_a_live_one_never() {
     assert!(controller.stop_profile().unwrap().is_good());
 }
 
-/// A worker that is looked at from outside, and so has no steps.
-fn outside(rank: u32) -> Behaviour {
-    let mut worker = Behaviour::new(0, "thinker", 0, rank);
-    worker.joined_by = "outside";
-    worker.step_source = StepSource::None;
-    worker
-}
-
-/// The next arm that a worker gets, past what else it is asked.
-fn next_arm(worker: &FakeWorker) -> Arm {
-    loop {
-        if let Asked::Arm(arm) = worker.next_asked() {
-            return *arm;
-        }
-    }
-}
-
 #[test]
 fn the_host_by_name_asks_for_operators_only_where_they_show() {
     let bench = Bench::new();
     let controller = bench.controller();
-    let workers = join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), outside(1)]);
+    let workers =
+        join(&controller, vec![Behaviour::new(0, "thinker", 0, 0), Behaviour::outside(1)]);
     for (asked, wanted) in [
         (r#"{"activities":["CPU"]}"#, [true, false]),
         (r#"{"activities":["CPU"],"record_shapes":true}"#, [true, true]),
@@ -444,7 +327,7 @@ fn the_host_by_name_asks_for_operators_only_where_they_show() {
         let manifest = controller.stop_profile().unwrap();
         assert!(manifest.is_good(), "{asked}");
         let operators: Vec<bool> =
-            workers.iter().map(|worker| next_arm(worker).capture.session.operators).collect();
+            workers.iter().map(|worker| worker.next_arm().capture.session.operators).collect();
         assert_eq!(operators, wanted, "{asked}");
     }
 }
@@ -454,7 +337,7 @@ fn a_start_that_counts_steps_tells_whom_it_leaves_out() {
     let bench = Bench::new();
     let controller = bench.controller();
     let counting = Behaviour::new(0, "thinker", 0, 0);
-    let workers = join(&controller, vec![counting, outside(1)]);
+    let workers = join(&controller, vec![counting, Behaviour::outside(1)]);
     let answer = controller.start(&body(r#"{"num_steps":3}"#)).unwrap();
     let asked: Vec<_> = answer.workers.iter().map(|worker| worker.rank).collect();
     assert_eq!(asked, [Some(0)]);
@@ -464,7 +347,7 @@ fn a_start_that_counts_steps_tells_whom_it_leaves_out() {
     assert!(left_out.message.contains("`duration_ms`"), "{}", left_out.message);
     assert!(answer.is_good());
     // One that comes later is told of as well.
-    let _late = join(&controller, vec![outside(2)]);
+    let _late = join(&controller, vec![Behaviour::outside(2)]);
     wait_for("the late one's line", || {
         controller.manifest(&answer.session).unwrap().left_out.len() == 2
     });

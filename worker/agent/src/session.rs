@@ -241,7 +241,8 @@ impl Session {
     pub(crate) fn set_orphaned(&self, is_orphaned: bool) {
         let now = self.clock.monotonic_ns();
         let mut running = lock(&self.running);
-        running.orphaned_at = is_orphaned.then_some(now);
+        // One that refuses the agent each second is no controller that came and went.
+        running.orphaned_at = is_orphaned.then(|| running.orphaned_at.unwrap_or(now));
     }
 
     pub(crate) fn status(&self) -> SessionStatus {

@@ -20,8 +20,8 @@ use profiler_agent::{Agent, AgentError};
 use profiler_core::backend::BackendId;
 use profiler_core::clock::{ClockSource, Instant, ManualClock, SystemClock};
 use profiler_core::control::{
-    AgentReply, AgentRequest, Arm, FromAgent, MAX_COMMIT_WITHIN_MS, OnUnavailable, Outcome,
-    ToAgent, WorkerState,
+    AgentEvent, AgentReply, AgentRequest, Arm, FromAgent, MAX_COMMIT_WITHIN_MS, OnUnavailable,
+    Outcome, ToAgent, WorkerState,
 };
 use profiler_core::record::{ClockTuple, Window, WindowEdge};
 use profiler_core::schedule::{Limits, Schedule, StepSource};
@@ -313,7 +313,15 @@ fn an_arm_that_says_how_long_the_others_may_take_is_waited_for() {
     let spool = spool_file();
     let patient = Arm { commit_within_ms: 17_000, ..arm(1) };
     controller.arm(patient, Some(&spool.file)).unwrap();
-    clock.advance(16_900_000_000);
+    for _ in 0..3 {
+        clock.advance(5_500_000_000);
+        // The session's thread tells its state after it has looked at the clock; the first may be
+        // of before.
+        match controller.next_event().unwrap() {
+            AgentEvent::State { status } => assert_eq!(status.state, WorkerState::Armed),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
     controller.commit(1).unwrap();
     controller.stop(1).unwrap();
     let (result, _) = controller.finished();
@@ -591,7 +599,7 @@ fn a_local_agent_is_asked_without_a_socket() {
     done(agent.request(AgentRequest::Stop(stop), None));
     let finished =
         std::iter::from_fn(|| events.recv_timeout(PATIENCE).ok()).find_map(|event| match event {
-            profiler_core::control::AgentEvent::Finished { result } => Some(result),
+            AgentEvent::Finished { result } => Some(result),
             _ => None,
         });
     assert_eq!(finished.unwrap().windows, [(t0, Some(t0))]);

@@ -12,11 +12,12 @@ use std::time::Duration;
 use common::{
     FakeController, PATIENCE, SpoolFile, arm, builder, eventually, kinds, spool_file, turn,
 };
+use profiler_agent::Agent;
 use profiler_agent::link::Connection;
 use profiler_core::clock::{ClockSource, ManualClock, SystemClock};
 use profiler_core::control::{
-    AgentRequest, Arm, COMMIT_DEADLINE_MS, Commit, Hello, MAX_COMMIT_WITHIN_MS, ORPHAN_LIMIT_MS,
-    Stop, WorkerState,
+    AgentRequest, Arm, COMMIT_DEADLINE_MS, Commit, FromAgent, Hello, MAX_COMMIT_WITHIN_MS,
+    ORPHAN_LIMIT_MS, Stop, ToAgent, WorkerError, WorkerState,
 };
 
 fn socket_folder() -> tempfile::TempDir {
@@ -78,28 +79,8 @@ fn the_next_controller_adopts_a_session() {
     assert_eq!(result.error, None);
 }
 
-/// How far the clock goes until the spool has its end.
-fn ms_until_its_end(clock: &ManualClock, spool: &SpoolFile) -> u64 {
-    let is_footed = || {
-        let reader = profiler_core::spool::SpoolReader::open(&spool.path);
-        reader.is_ok_and(|mut reader| {
-            while let Ok(Some(_)) = reader.next_block() {}
-            reader.is_closed()
-        })
-    };
-    // The clock moves in small steps, for when the link's end is seen is not known.
-    let mut passed_ms = 0;
-    assert!(eventually(|| {
-        clock.advance(500_000_000);
-        passed_ms += 500;
-        is_footed()
-    }));
-    passed_ms
-}
-
-#[test]
-fn one_that_is_ready_does_not_wait_for_a_controller_that_is_gone() {
-    let _turn = turn();
+/// An agent whose time passes as the test says.
+fn agent_by_its_own_clock() -> (tempfile::TempDir, Arc<ManualClock>, Agent) {
     let folder = socket_folder();
     let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
     let agent = builder()
@@ -107,6 +88,56 @@ fn one_that_is_ready_does_not_wait_for_a_controller_that_is_gone() {
         .clock(Arc::clone(&clock) as Arc<dyn ClockSource>)
         .connect()
         .unwrap();
+    (folder, clock, agent)
+}
+
+fn has_its_end(spool: &SpoolFile) -> bool {
+    let reader = profiler_core::spool::SpoolReader::open(&spool.path);
+    reader.is_ok_and(|mut reader| {
+        while let Ok(Some(_)) = reader.next_block() {}
+        reader.is_closed()
+    })
+}
+
+/// How far the clock goes until the spool has its end.
+fn ms_until_its_end(clock: &ManualClock, spool: &SpoolFile) -> u64 {
+    // The clock moves in small steps, for when the link's end is seen is not known.
+    let mut passed_ms = 0;
+    assert!(eventually(|| {
+        clock.advance(500_000_000);
+        passed_ms += 500;
+        has_its_end(spool)
+    }));
+    passed_ms
+}
+
+#[test]
+fn one_that_is_refused_again_and_again_has_no_controller() {
+    let _turn = turn();
+    let (folder, clock, agent) = agent_by_its_own_clock();
+    let listener = listen(folder.path());
+    let (mut controller, _) = accept(&listener);
+    let spool = spool_file();
+    let patient = Arm { commit_within_ms: MAX_COMMIT_WITHIN_MS, ..arm(1) };
+    controller.arm(patient, Some(&spool.file)).unwrap();
+    drop(controller);
+    for _ in 0..4 {
+        let (stream, _) = listener.accept().unwrap();
+        let link = Connection::new(stream);
+        link.recv_timeout::<FromAgent>(PATIENCE).unwrap();
+        let error = WorkerError::new("too_many_workers", "1024 workers have joined already");
+        link.send(&ToAgent::Refused { error }, None).unwrap();
+        // Once the agent has seen the end of the link before.
+        clock.advance(COMMIT_DEADLINE_MS / 2 * 1_000_000);
+    }
+    assert!(eventually(|| has_its_end(&spool)), "each refusal begins the time anew");
+    drop(agent);
+}
+
+#[test]
+fn one_that_is_ready_does_not_wait_for_a_controller_that_is_gone() {
+    let _turn = turn();
+    let (folder, clock, agent) = agent_by_its_own_clock();
     let listener = listen(folder.path());
     let (mut controller, _) = accept(&listener);
     let spool = spool_file();
@@ -122,13 +153,7 @@ fn one_that_is_ready_does_not_wait_for_a_controller_that_is_gone() {
 #[test]
 fn an_orphan_records_to_its_limit_and_its_result_is_told_later() {
     let _turn = turn();
-    let folder = socket_folder();
-    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
-    let agent = builder()
-        .socket_dir(folder.path())
-        .clock(Arc::clone(&clock) as Arc<dyn ClockSource>)
-        .connect()
-        .unwrap();
+    let (folder, clock, agent) = agent_by_its_own_clock();
     let listener = listen(folder.path());
     let (mut controller, _) = accept(&listener);
     let spool = spool_file();

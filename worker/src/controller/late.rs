@@ -72,6 +72,10 @@ impl Inner {
     /// The worker and the session that it fits into, where there is one.
     fn late_worker(&self, key: &str) -> Option<(Chosen, SessionRecord)> {
         let mut state = self.lock();
+        // A start may yet be rolled back; it looks for late workers at its end.
+        if state.starting {
+            return None;
+        }
         state.release_current();
         let session = state.sessions.get(state.current.as_ref()?)?;
         let worker = state.workers.get(key).filter(|_| state.host.as_deref() != Some(key))?;
@@ -135,14 +139,17 @@ impl Inner {
         let ask = Ask { worker: key.to_owned(), request: AgentRequest::Commit(commit), file: None };
         let timeout = self.options.answer_deadline;
         let answer = self.ask_all(vec![ask], timeout).remove(key);
-        let mut state = self.lock();
-        let Some(session) = state.sessions.get_mut(&record.session) else { return };
-        let Some(run) = session.run_mut(key) else { return };
-        match answer.unwrap_or(Err(no_answer("commit", timeout))) {
-            Ok(AgentReply::Committed { at }) => run.committed = Some(at),
-            Ok(_) => run.error = Some(WorkerError::new("protocol", "the answer is none")),
-            Err(error) => run.error = Some(error),
-        }
+        let refused = {
+            let mut state = self.lock();
+            let Some(session) = state.sessions.get_mut(&record.session) else { return };
+            let Some(run) = session.run_mut(key) else { return };
+            let answer = answer.unwrap_or(Err(no_answer("commit", timeout)));
+            let Some(error) = run.take_committed(answer) else { return };
+            run.give_up(error.clone());
+            run.accepted = true;
+            (run.record.worker.clone(), error)
+        };
+        self.disarm(record.fence, &[refused], None);
     }
 }
 

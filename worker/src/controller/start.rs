@@ -19,9 +19,7 @@ use super::choose::{Chosen, name_of};
 use super::error::StartError;
 use super::state::Inner;
 use crate::manifest::{ErrorLine, InstantLine, LeftOut, LimitsLine};
-use crate::session::{
-    LINK_FAILED, NO_ANSWER, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread,
-};
+use crate::session::{LINK_FAILED, RECORD_FILE, Session, SessionRecord, WorkerRecord, spread};
 use crate::start_request::StartRequest;
 
 /// How often an id is drawn anew where it is taken.
@@ -146,6 +144,11 @@ impl Inner {
             self.discard(&dir);
         }
         drop(turn);
+        // Those that joined meanwhile.
+        let joined: Vec<String> = self.lock().workers.keys().cloned().collect();
+        for key in joined {
+            self.spawn_late(&key);
+        }
         answer
     }
 
@@ -280,17 +283,13 @@ impl Inner {
             self.disarm(fence, &[], Some(chosen));
             self.lock().last = before;
             self.forget(&id);
-            return Err(not_armed(chosen, refused));
+            return Err(not_armed(chosen, failed));
         }
+        self.disarm(fence, &refused, None);
         self.accept_failures(&id, refused);
         self.keep_newest_record(dir, &id);
         self.run_exports(&id);
         self.tell();
-        // Those that joined while the others were being armed.
-        let joined: Vec<String> = self.lock().workers.keys().cloned().collect();
-        for key in joined {
-            self.spawn_late(&key);
-        }
         // Whoever reads the answer may act at once, and what it does is to be inside the window.
         let left = t0.monotonic_ns.saturating_sub(self.clock.monotonic_ns());
         std::thread::sleep(std::time::Duration::from_nanos(left.min(lead)));
@@ -396,7 +395,12 @@ impl Inner {
     }
 
     /// Tells workers to forget the session: those that failed, or on a rollback all.
-    fn disarm(&self, fence: u64, failed: &[(WorkerIdentity, WorkerError)], all: Option<&[Chosen]>) {
+    pub(super) fn disarm(
+        &self,
+        fence: u64,
+        failed: &[(WorkerIdentity, WorkerError)],
+        all: Option<&[Chosen]>,
+    ) {
         let mut keys: Vec<&str> = failed.iter().map(|(worker, _)| worker.key.as_str()).collect();
         keys.extend(all.into_iter().flatten().map(|worker| worker.identity.key.as_str()));
         let asks = keys
@@ -407,7 +411,8 @@ impl Inner {
                 file: None,
             })
             .collect();
-        // A worker that does not hear it disarms itself, for want of a commit.
+        // A worker that does not hear it disarms itself for want of a commit, and one that has heard
+        // that at its limits.
         let _answers = self.ask_all(asks, self.options.answer_deadline);
     }
 
@@ -431,8 +436,7 @@ impl Inner {
         asks
     }
 
-    /// Notes who has begun; gives back who refused to. Who did not answer may have begun all the
-    /// same, and says so in the end.
+    /// Notes who has begun; gives back who did not.
     fn take_committed(&self, id: &str, mut answers: Answers) -> Vec<(WorkerIdentity, WorkerError)> {
         let mut refused = Vec::new();
         let mut state = self.lock();
@@ -441,22 +445,11 @@ impl Inner {
             if run.armed.is_none() {
                 continue;
             }
-            let error = match answers.remove(run.key()) {
-                Some(Ok(AgentReply::Committed { at })) => {
-                    run.committed = Some(at);
-                    continue;
-                }
-                Some(Ok(_)) => WorkerError::new("protocol", "the answer to the commit is none"),
-                Some(Err(error)) => error,
-                None => no_answer("commit", self.options.answer_deadline),
-            };
-            // One whose session is over says in its result why.
-            let own = run.result.as_ref().and_then(|result| result.error.clone());
-            let error = own.unwrap_or(error);
-            if ![NO_ANSWER, LINK_FAILED].contains(&error.code.as_str()) {
-                refused.push((run.record.worker.clone(), error.clone()));
+            let silent = no_answer("commit", self.options.answer_deadline);
+            let answer = answers.remove(run.key()).unwrap_or(Err(silent));
+            if let Some(error) = run.take_committed(answer) {
+                refused.push((run.record.worker.clone(), error));
             }
-            run.error = Some(error);
         }
         refused
     }
@@ -523,10 +516,17 @@ impl Inner {
     }
 
     fn forget(&self, id: &str) {
-        let mut state = self.lock();
-        state.sessions.remove(id);
-        if state.current.as_deref() == Some(id) {
-            state.current = None;
+        let session = {
+            let mut state = self.lock();
+            if state.current.as_deref() == Some(id) {
+                state.current = None;
+            }
+            state.sessions.remove(id)
+        };
+        // They follow from the first commit on.
+        let exports = session.iter().flat_map(|session| &session.runs).flat_map(|run| &run.exports);
+        for follower in exports.filter_map(|export| export.follower()) {
+            self.exports.kill(follower);
         }
     }
 }

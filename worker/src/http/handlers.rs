@@ -26,7 +26,7 @@ type Shared = State<Arc<Controller>>;
     (status = 404, description = "A stage, replica or rank names nothing", body = ErrorBody),
     (status = 409, description = "A session is running", body = ErrorBody),
     (status = 422, description = "A field is unknown, refused or wrong", body = ErrorBody),
-    (status = 502, description = "A worker could not be armed, and nothing records: the body is \
+    (status = 502, description = "A worker could not be armed or did not begin, and nothing records: the body is \
      the error. Or a worker records less than was asked, which the start did not accept \
      (`on_unavailable`, `allow_partial`): the body is the answer, and the session records until it \
      is stopped", body = NotAsAsked),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use profiler_core::clock::Instant;
-use profiler_core::control::{Armed, CalledWorker, SessionStatus, WorkerError, WorkerResult};
+use profiler_core::control::{
+    AgentReply, Armed, CalledWorker, SessionStatus, WorkerError, WorkerResult,
+};
 use profiler_core::identity::WorkerIdentity;
 use profiler_core::spool::RAW_EXTENSION;
 
@@ -124,12 +126,36 @@ impl WorkerRun {
         // It did answer, though late, or over a link that broke. One that never heard of the commit
         // recorded nothing, and says so in no error of its own.
         let heard = self.committed.is_some() || !result.windows.is_empty();
-        let is_of_the_link =
-            |error: &WorkerError| [NO_ANSWER, LINK_FAILED].contains(&error.code.as_str());
         if heard && self.error.as_ref().is_some_and(is_of_the_link) {
             self.error = None;
         }
         self.result = Some(result);
+    }
+
+    /// Notes the answer to the commit; gives back why it did not begin, where that is certain. Who
+    /// did not answer may have begun all the same, and says so in the end.
+    pub(crate) fn take_committed(
+        &mut self,
+        answer: Result<AgentReply, WorkerError>,
+    ) -> Option<WorkerError> {
+        let error = match answer {
+            Ok(AgentReply::Committed { at }) => {
+                self.committed = Some(at);
+                return None;
+            }
+            Ok(_) => WorkerError::new("protocol", "the answer to the commit is none"),
+            Err(error) => error,
+        };
+        let is_certain = match &self.result {
+            Some(result) if !result.windows.is_empty() && is_of_the_link(&error) => return None,
+            Some(_) => true,
+            None => !is_of_the_link(&error),
+        };
+        // One whose session is over says in its result why.
+        let own = self.result.as_ref().and_then(|result| result.error.clone());
+        let error = own.unwrap_or(error);
+        self.error = Some(error.clone());
+        is_certain.then_some(error)
     }
 
     /// Nothing more is expected of it. Its exports, if there is anything to export, do not follow.
@@ -197,6 +223,10 @@ pub(crate) const NO_ANSWER: &str = "no_answer";
 
 /// The code of a worker whose link ended while it was asked.
 pub(crate) const LINK_FAILED: &str = "link_failed";
+
+fn is_of_the_link(error: &WorkerError) -> bool {
+    [NO_ANSWER, LINK_FAILED].contains(&error.code.as_str())
+}
 
 /// The code of a worker whose process is gone.
 pub(crate) const WORKER_DIED: &str = "worker_died";

@@ -46,8 +46,7 @@ pub(crate) struct Behaviour {
     pub(crate) protocol: u32,
     pub(crate) session: Option<SessionStatus>,
     pub(crate) on_arm: OnArm,
-    /// What it answers a commit, if not that it has begun.
-    pub(crate) refuses_commit: Option<WorkerError>,
+    pub(crate) on_commit: OnCommit,
     pub(crate) on_stop: OnStop,
     pub(crate) rows: usize,
     /// Ends by itself so long after the commit.
@@ -68,6 +67,13 @@ pub(crate) enum OnArm {
     Silent,
     /// Says that it records less, as was allowed.
     Degraded(WorkerError),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum OnCommit {
+    Begin,
+    Refuse(WorkerError),
+    Silent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +106,7 @@ impl Behaviour {
             protocol: PROTOCOL_VERSION,
             session: None,
             on_arm: OnArm::Ready,
-            refuses_commit: None,
+            on_commit: OnCommit::Begin,
             on_stop: OnStop::Finish,
             rows: 100,
             ends_by_itself: None,
@@ -115,6 +121,15 @@ impl Behaviour {
                 plugin: None,
                 driver: None,
             }],
+        }
+    }
+
+    /// A worker that is looked at from outside, and so has no steps.
+    pub(crate) fn outside(rank: u32) -> Self {
+        Self {
+            joined_by: "outside",
+            step_source: StepSource::None,
+            ..Self::new(0, "thinker", 0, rank)
         }
     }
 
@@ -185,6 +200,15 @@ impl FakeWorker {
     /// Waits for its next request.
     pub(crate) fn next_asked(&self) -> Asked {
         self.asked.recv_timeout(DEADLINE).expect("the worker is asked")
+    }
+
+    /// The next arm that it gets, past what else it is asked.
+    pub(crate) fn next_arm(&self) -> Arm {
+        loop {
+            if let Asked::Arm(arm) = self.next_asked() {
+                return *arm;
+            }
+        }
     }
 
     fn end(&mut self) {
@@ -267,8 +291,10 @@ impl Loop {
             }
             AgentRequest::Commit(commit) => {
                 let _told = self.asked.send(Asked::Commit(commit.t0.monotonic_ns));
-                if let Some(error) = self.behaviour.refuses_commit.clone() {
-                    return self.reply(id, Outcome::Failed(error));
+                match self.behaviour.on_commit.clone() {
+                    OnCommit::Begin => {}
+                    OnCommit::Refuse(error) => return self.reply(id, Outcome::Failed(error)),
+                    OnCommit::Silent => return,
                 }
                 let at = SystemClock::new().now();
                 if let Some(session) = &mut self.session {
