@@ -14,7 +14,7 @@ const BEFORE: [&str; 4] =
 
 #[test]
 fn every_code_is_explained() {
-    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let top = top();
     let mut codes = BTreeMap::new();
     for folder in ["profiler-core", "backend-cpu", "backend-cuda", "backend-npu", "worker"] {
         read(&top.join(folder), &mut codes);
@@ -32,10 +32,8 @@ fn every_code_is_explained() {
 
 #[test]
 fn every_cause_of_a_loss_is_explained() {
-    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = std::fs::read_to_string(top.join("docs/troubleshooting.md")).unwrap();
-    let section = page.split("## Rows are missing").nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
+    let top = top();
+    let section = section("Rows are missing");
     let known = LossCause::ALL.iter().map(|cause| cause.text());
     let mut causes: Vec<String> = known.map(ToOwned::to_owned).collect();
     assert!(causes.len() >= 10, "{causes:?}");
@@ -51,10 +49,8 @@ fn every_cause_of_a_loss_is_explained() {
 
 #[test]
 fn every_word_for_what_ended_a_session_is_explained() {
-    let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = std::fs::read_to_string(top.join("docs/troubleshooting.md")).unwrap();
-    let section = page.split("## What ended it").nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
+    let top = top();
+    let section = section("What ended it");
     let schedule =
         [StopCause::Schedule, StopCause::MaxSteps, StopCause::Duration, StopCause::MaxSession];
     let mut words: Vec<String> = schedule.iter().map(ToString::to_string).collect();
@@ -83,6 +79,17 @@ fn every_word_for_what_ended_a_session_is_explained() {
     // The spool's end as it should be, which ends no session.
     words.retain(|word| word != "finished" && !section.contains(&format!("`{word}`")));
     assert!(words.is_empty(), "docs/troubleshooting.md does not explain {words:?}");
+}
+
+fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A section of the page about troubles.
+fn section(title: &str) -> String {
+    let page = std::fs::read_to_string(top().join("docs/troubleshooting.md")).unwrap();
+    let (_, section) = page.split_once(&format!("\n## {title}\n")).unwrap();
+    section.split("\n## ").next().unwrap().to_owned()
 }
 
 fn read(folder: &Path, codes: &mut BTreeMap<String, PathBuf>) {
